@@ -1,0 +1,1 @@
+//! The go-plugin protocol, both sides; it knows nothing of Nomad.
