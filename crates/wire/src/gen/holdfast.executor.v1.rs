@@ -97,7 +97,7 @@ pub struct LaunchRequest {
     #[prost(message, optional, tag = "1")]
     pub task: ::core::option::Option<TaskSpec>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LaunchResponse {
     #[prost(message, optional, tag = "1")]
     pub main: ::core::option::Option<ProcessIdentity>,
@@ -106,6 +106,9 @@ pub struct LaunchResponse {
     /// Unix time in milliseconds.
     #[prost(int64, tag = "3")]
     pub started_at_ms: i64,
+    /// What could not be done as asked and did not keep the task from starting, such as a limit that the kernel refused.
+    #[prost(string, repeated, tag = "4")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What to run, with everything looked up: absolute paths, numbers for users, bytes for sizes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

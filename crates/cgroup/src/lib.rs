@@ -1,0 +1,52 @@
+//! Control groups, v1 and v2: find, create, limit, sample, freeze, kill.
+//!
+//! The agent makes and names the task's cgroups (contract, S-8), so most of this edits directories that exist. Version and paths
+//! follow the rules that the agent uses, because both must mean the same directories. Nothing here caches anything
+//! about the host.
+//!
+//! Kernel documents: `admin-guide/cgroup-v1/*.rst` and `admin-guide/cgroup-v2.rst`, cited as cgroup-v1 and cgroup-v2.
+
+mod interface;
+mod kill;
+mod limits;
+mod members;
+mod sampler;
+mod scope;
+mod session;
+mod shared;
+mod support;
+mod v1;
+mod v2;
+mod version;
+
+pub use kill::{freeze, kill, thaw};
+pub use limits::{LimitError, Limits, MemoryMax, Refusal, apply};
+pub use members::{enter, pids, populated, procs_file};
+pub use sampler::{Sample, SampleError, Sampler};
+pub use scope::{Scope, ScopeError};
+pub use session::SessionScope;
+pub use shared::shared_dirs;
+pub use support::Support;
+pub use version::{Version, version};
+
+use std::path::{Path, PathBuf};
+
+/// Where cgroups are mounted; the agent knows no other place.
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// How often the kernel has killed a process of these cgroups for want of memory since they exist: `oom_kill` of
+/// memory.events (cgroup-v2) or memory.oom_control (cgroup-v1). One incident may count more than once. `None`: nothing counts
+/// it here.
+pub fn oom_kills(version: Version, dirs: &[PathBuf]) -> Option<u64> {
+    match version {
+        Version::V1 => v1::memory::oom_kills(dirs),
+        Version::V2 => v2::memory::oom_kills(dirs),
+    }
+}
+
+/// An operator's `cgroup_v2_override` or a value of `cgroup_v1_override`, as the agent takes it: absolute as it stands,
+/// else relative to `base`.
+fn override_path(base: &Path, path: &str) -> PathBuf {
+    // Joining an absolute path gives that path.
+    base.join(path)
+}

@@ -1,0 +1,40 @@
+//! The cpuset controller (cgroup-v1, cpusets.rst).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::interface;
+use crate::limits::{Limits, Writes};
+
+/// The agent's cgroup of all tasks without reserved cores.
+pub(crate) const SHARE: &str = "share";
+
+const CPUS: &str = "cpuset.cpus";
+const MEMS: &str = "cpuset.mems";
+
+pub(crate) fn apply(dirs: &[PathBuf], limits: &Limits, writes: &mut Writes) {
+    let Some(cpus) = &limits.cpuset_cpus else { return };
+    match dirs.iter().find(|dir| dir.join(CPUS).exists()) {
+        // It belongs to every task without reserved cores, and the agent alone says what is in it.
+        Some(dir) if dir.ends_with(SHARE) => writes.refuse(dir, CPUS, cpus, "this cgroup is shared with other tasks"),
+        Some(dir) => writes.write(dir.join(CPUS), cpus),
+        None => writes.write_in(dirs, CPUS, cpus),
+    }
+}
+
+/// Gives a new cgroup the CPUs and memory nodes of its parent, without which no process may enter it (ENOSPC). Does nothing in
+/// other hierarchies, or where something is set.
+pub(crate) fn inherit(dir: &Path) -> io::Result<()> {
+    for file in [CPUS, MEMS] {
+        let own = dir.join(file);
+        match interface::read(&own) {
+            Ok(value) if value.is_empty() => {}
+            Ok(_) => continue,
+            Err(e) if interface::is_absence(&e) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        let Some(parent) = dir.parent() else { return Ok(()) };
+        interface::write(&own, &interface::read(&parent.join(file))?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,422 @@
+//! Ending tasks: with a grace, at once, and without an executor.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_cgroup::Scope;
+use holdfast_executor::client::{self, Peer};
+use holdfast_record::{PlacementRecord, ProcessIdentity, Record, SupervisionDir};
+use holdfast_sys::process::PidFd;
+use holdfast_wire::executor_v1::StopRequest;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::driver::Driver;
+use crate::failure::Failure;
+use crate::owner;
+use crate::table::{Destruction, Facts, Phase, TaskName};
+use crate::takeover;
+use crate::watch as watch_over;
+
+const SIGINT: i32 = 2;
+const SIGKILL: i32 = 9;
+
+/// How long a living task may be without an executor that answers before a call gives up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a killed process may take to die before that is an error; as long as the built-in waits.
+const DYING: Duration = Duration::from_secs(15);
+
+/// How to end a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// The signal that asks it to leave.
+    pub signal: i32,
+    /// How long it may take; none: it is killed at once.
+    pub grace: Duration,
+}
+
+impl Stop {
+    /// No grace.
+    pub const KILL: Stop = Stop {
+        signal: SIGKILL,
+        grace: Duration::ZERO,
+    };
+
+    /// What StopTask asks for (contract, K-1): no name means SIGINT, an unknown one is an error. The built-in does not
+    /// look at the name when there is no grace, and neither does this.
+    pub fn parse(signal: &str, grace: Duration) -> Result<Stop, Failure> {
+        if grace.is_zero() {
+            return Ok(Stop::KILL);
+        }
+        let signal = match signal {
+            "" => SIGINT,
+            name => holdfast_sys::signal::number(name).ok_or_else(|| {
+                Failure::Final(format!(
+                    "executor Shutdown failed: error unknown signal given for shutdown: {name}"
+                ))
+            })?,
+        };
+        Ok(Stop { signal, grace })
+    }
+
+    fn request(self) -> StopRequest {
+        StopRequest {
+            signal: self.signal,
+            grace_ms: whole_milliseconds(self.grace),
+        }
+    }
+}
+
+/// Rounded up, because 0 means something else than little to the executor: no grace, or no limit.
+pub fn whole_milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// Connects to the executor of a living task, waiting for an adoption under way. `None`: the task ended meanwhile.
+pub async fn reach(facts: &Facts, phase: &watch::Receiver<Phase>) -> Result<Option<Peer>, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if !matches!(*phase.borrow(), Phase::Running(_)) {
+            return Ok(None);
+        }
+        let reason = match SupervisionDir::open(&facts.dir) {
+            Err(e) => e.to_string(),
+            Ok(dir) => match client::connect(&dir).await {
+                Ok(peer) => return Ok(Some(peer)),
+                Err(e) => e.to_string(),
+            },
+        };
+        if Instant::now() >= deadline {
+            return Err(Failure::Final(format!(
+                "cannot reach the executor of task {:?}: {reason}",
+                facts.name.id
+            )));
+        }
+        let mut phase = phase.clone();
+        let _ = tokio::time::timeout(pause, owner::ended(&mut phase)).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+/// Ends a task of the table and returns when it is over (contract, K-1).
+pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) -> Result<(), Failure> {
+    let deadline = Instant::now() + stop.grace;
+    loop {
+        let left = Stop {
+            grace: deadline.saturating_duration_since(Instant::now()),
+            ..stop
+        };
+        let peer = match reach(facts, &phase).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(peer)) => peer,
+            Err(unreachable) => {
+                tracing::warn!(task_id = facts.name.id, error = %unreachable, "the driver kills the task itself");
+                let dir = SupervisionDir::open(&facts.dir).map_err(Failure::last)?;
+                kill_processes(&dir)?;
+                return match tokio::time::timeout(DYING, owner::ended(&mut phase)).await {
+                    Ok(_) => Ok(()),
+                    Err(_) => Err(Failure::Final(format!(
+                        "task {:?} did not die: {unreachable}",
+                        facts.name.id
+                    ))),
+                };
+            }
+        };
+        let Peer { mut executor, .. } = peer;
+        let request = if stop.grace.is_zero() {
+            Stop::KILL.request()
+        } else {
+            left.request()
+        };
+        match executor.stop(request).await {
+            Ok(_) => {
+                owner::ended(&mut phase).await;
+                return Ok(());
+            }
+            // An executor that dies on the way has recorded the deadline; whoever adopts the task goes on with it, and
+            // is asked once more in case it was not recorded yet.
+            Err(status) => {
+                tracing::debug!(
+                    task_id = facts.name.id,
+                    error = status.message(),
+                    "the executor left while stopping"
+                );
+                let _ = tokio::time::timeout(Duration::from_millis(50), owner::ended(&mut phase)).await;
+            }
+        }
+    }
+}
+
+/// DestroyTask (contract, K-5, K-6).
+pub async fn destroy(driver: &Driver, id: &str, force: bool) -> Result<(), Failure> {
+    loop {
+        match driver.tasks.destroy(id, force).await {
+            Destruction::Refused => return Err(Failure::last("cannot destroy running task")),
+            Destruction::EndFirst(facts, phase) => stop(&facts, phase, Stop::KILL).await?,
+            // The table's owner waits for a start under way before it answers.
+            Destruction::InProgress(_) => {}
+            Destruction::Remove(facts) => return remove(driver, &facts).await,
+            Destruction::Unknown => return destroy_unknown(driver, id, force).await,
+        }
+    }
+}
+
+async fn remove(driver: &Driver, facts: &Facts) -> Result<(), Failure> {
+    let dir = match SupervisionDir::open(&facts.dir) {
+        Ok(dir) => dir,
+        Err(e) if takeover::is_absent(&e) => return Ok(()),
+        Err(e) => return Err(Failure::last(e)),
+    };
+    // The cgroups have the name of alloc and task: the next incarnation may live in them already.
+    let is_shared = !driver.tasks.other_incarnations(&facts.name).await.is_empty();
+    remove_traces(dir, !is_shared).await
+}
+
+/// A task that this driver does not know may have left traces: a driver before it may have started it.
+async fn destroy_unknown(driver: &Driver, id: &str, force: bool) -> Result<(), Failure> {
+    let found = holdfast_record::find_by_task_id(&driver.root(), id).map_err(Failure::last)?;
+    let Some(dir) = found else { return Ok(()) };
+    if !is_over(&dir) && !force && is_alive(&dir) {
+        return Err(Failure::last("cannot destroy running task"));
+    }
+    end_stray(dir).await
+}
+
+/// Ends whatever lives of another incarnation of the same alloc and task (design, section 3): two would share cgroups,
+/// ports and folders.
+pub async fn end_other_incarnations(driver: &Arc<Driver>, name: &TaskName) -> Result<(), Failure> {
+    for (id, mut phase) in driver.tasks.other_incarnations(name).await {
+        tracing::warn!(
+            task_id = name.id,
+            other = id,
+            "another incarnation of the task lives; it is ended first"
+        );
+        let _ = phase.wait_for(|phase| *phase != Phase::Starting).await;
+        let running = match &*phase.borrow() {
+            Phase::Running(facts) => Some(facts.clone()),
+            _ => None,
+        };
+        if let Some(facts) = running {
+            stop(&facts, phase, Stop::KILL).await?;
+        }
+    }
+    let found = holdfast_record::find_by_task(&driver.root(), &name.alloc_id, &name.task_name).unwrap_or_else(|e| {
+        // What a power cut has left of a record must not keep the task from ever starting again.
+        tracing::warn!(task_id = name.id, error = %e, "cannot look for other incarnations of the task");
+        Vec::new()
+    });
+    for (dir, intent) in found {
+        let is_stray = intent.task_id != name.id && driver.tasks.phase(&intent.task_id).await.is_none();
+        // A folder with a result belongs to a task that a recovery may still ask for.
+        if is_stray && !is_over(&dir) {
+            tracing::warn!(
+                task_id = name.id,
+                other = intent.task_id,
+                "an unknown incarnation of the task is ended first"
+            );
+            end_stray(dir).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends and removes all that is left of a folder whose task is not in the table. Nothing is touched that cannot be
+/// proved to be the task's: signals go to identities of this boot only.
+pub async fn end_stray(dir: SupervisionDir) -> Result<(), Failure> {
+    if !is_over(&dir) {
+        match client::connect(&dir).await {
+            Ok(Peer {
+                pidfd, mut executor, ..
+            }) => {
+                // An error means that it is leaving, which the descriptor tells.
+                let _ = executor.stop(Stop::KILL.request()).await;
+                drop(executor);
+                gone_within(&pidfd, DYING).await;
+            }
+            Err(e) => tracing::debug!(folder = %dir.path().display(), error = %e, "no executor to ask"),
+        }
+        kill_processes(&dir)?;
+        kill_supervisors(&dir).await?;
+    }
+    remove_traces(dir, true).await
+}
+
+/// True if the result is on disk. One that cannot be read says nothing.
+fn is_over(dir: &SupervisionDir) -> bool {
+    matches!(dir.result(), Ok(Some(_)))
+}
+
+/// True if the main process, or an executor that has not launched it yet, lives.
+fn is_alive(dir: &SupervisionDir) -> bool {
+    let main_lives = match living_record(dir) {
+        Ok(Some(record)) => !matches!(record.main.open(), Ok(None)),
+        Ok(None) => false,
+        Err(_) => true,
+    };
+    main_lives || matches!(dir.lock(), Ok(None))
+}
+
+/// The record, if its identities mean anything: pids of another boot are strangers' (contract, pain 7).
+fn living_record(dir: &SupervisionDir) -> Result<Option<Record>, Failure> {
+    let boot_id = holdfast_record::boot_id().map_err(Failure::last)?;
+    let record = dir.record().unwrap_or_else(|e| {
+        tracing::warn!(error = %e, "the record of a task is of no use; nothing is killed by it");
+        None
+    });
+    Ok(record.filter(|record| record.boot_id == boot_id))
+}
+
+/// Kills the task's processes without its executor.
+fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
+    let Some(record) = living_record(dir)? else {
+        return Ok(());
+    };
+    if let Some(scope) = scope_of(&record.plan.placement)
+        && !scope.foreign
+        && is_same_cgroup(&record.plan.placement)
+    {
+        holdfast_cgroup::kill(&scope.kill, scope.version).map_err(Failure::last)?;
+    }
+    kill_identity(&record.main)
+}
+
+/// Kills init and the executor of a task whose processes are dead.
+async fn kill_supervisors(dir: &SupervisionDir) -> Result<(), Failure> {
+    let Some(record) = living_record(dir)? else {
+        return Ok(());
+    };
+    for identity in [&record.executor, &record.init] {
+        kill_identity(identity)?;
+    }
+    for identity in [&record.executor, &record.init, &record.main] {
+        if let Some(pidfd) = identity.open().map_err(Failure::last)? {
+            gone_within(&pidfd, DYING).await;
+        }
+    }
+    Ok(())
+}
+
+fn kill_identity(identity: &ProcessIdentity) -> Result<(), Failure> {
+    const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
+    let Some(pidfd) = identity.open().map_err(Failure::last)? else {
+        return Ok(());
+    };
+    match pidfd.send_signal(SIGKILL) {
+        Err(e) if e.raw_os_error() != Some(ESRCH) => {
+            Err(Failure::Final(format!("cannot kill process {}: {e}", identity.pid)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for an end, within a bound. A process that cannot be watched is not waited for.
+async fn gone_within(pidfd: &PidFd, bound: Duration) {
+    if let Ok(pidfd) = pidfd.try_clone() {
+        let _ = tokio::time::timeout(bound, watch_over::exited(pidfd)).await;
+    }
+}
+
+/// Removes the folder and, if nobody else lives in them, the cgroups that are ours.
+async fn remove_traces(dir: SupervisionDir, with_cgroups: bool) -> Result<(), Failure> {
+    let placement = match dir.record() {
+        Ok(record) => record.map(|record| record.plan.placement),
+        Err(e) => {
+            tracing::warn!(folder = %dir.path().display(), error = %e, "cannot tell the task's cgroups");
+            None
+        }
+    };
+    // A cgroup leaves only when the last dying process has left it, which is waited for.
+    tokio::task::spawn_blocking(move || {
+        if let Some(scope) = placement.as_ref().filter(|_| with_cgroups).and_then(scope_of)
+            && let Err(e) = scope.remove()
+        {
+            tracing::warn!(error = %e, "a cgroup of the task is left");
+        }
+        dir.remove().map_err(Failure::last)
+    })
+    .await
+    .map_err(Failure::last)?
+}
+
+/// The task's cgroups as they were recorded.
+fn scope_of(placement: &PlacementRecord) -> Option<Scope> {
+    let PlacementRecord {
+        join,
+        scope,
+        scope_inode: _,
+        own,
+        foreign,
+    } = placement;
+    Some(Scope {
+        version: holdfast_cgroup::version()?,
+        join: join.clone(),
+        kill: scope.clone()?,
+        own: own.clone(),
+        shared: Vec::<PathBuf>::new(),
+        foreign: *foreign,
+    })
+}
+
+/// False if the cgroup was removed and made again: it is another task's then.
+fn is_same_cgroup(placement: &PlacementRecord) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match (&placement.scope, placement.scope_inode) {
+        (Some(scope), Some(inode)) => std::fs::metadata(scope).is_ok_and(|metadata| metadata.ino() == inode),
+        _ => true,
+    }
+}
+
+/// Removes what a failed start has left: nothing, once this returns (contract, S-4).
+pub async fn undo_start(dir: SupervisionDir, executor: Option<PidFd>) {
+    let path = dir.path().display().to_string();
+    if let Some(executor) = executor {
+        // An executor whose launch failed, or that is not committed, leaves by itself.
+        gone_within(&executor, Duration::from_secs(2)).await;
+        if !executor.has_exited().unwrap_or(true) {
+            let _ = kill_processes(&dir);
+            let _ = executor.send_signal(SIGKILL);
+            gone_within(&executor, DYING).await;
+        }
+    }
+    if let Err(e) = end_stray(dir).await {
+        tracing::error!(folder = path, error = %e, "a failed start has left something behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_signal_is_an_error_in_the_built_ins_words_k1() {
+        let error = Stop::parse("SIGFOO", Duration::from_secs(1)).unwrap_err();
+        assert_eq!(
+            error,
+            Failure::Final("executor Shutdown failed: error unknown signal given for shutdown: SIGFOO".to_owned())
+        );
+    }
+
+    #[test]
+    fn no_name_is_sigint_and_no_grace_is_a_kill_k1() {
+        let grace = Duration::from_secs(1);
+        assert_eq!(Stop::parse("", grace), Ok(Stop { signal: SIGINT, grace }));
+        assert_eq!(Stop::parse("SIGTERM", grace), Ok(Stop { signal: 15, grace }));
+        assert_eq!(Stop::parse("SIGFOO", Duration::ZERO), Ok(Stop::KILL));
+    }
+
+    #[test]
+    fn the_shortest_grace_is_not_a_kill() {
+        let stop = Stop::parse("SIGTERM", Duration::from_nanos(1)).unwrap();
+        assert_eq!(
+            stop.request(),
+            StopRequest {
+                signal: 15,
+                grace_ms: 1
+            }
+        );
+        assert_eq!(Stop::KILL.request().grace_ms, 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! The schema that the agent parses a block with.
+
+use std::collections::HashMap;
+
+use holdfast_wire::hclspec::{self, Spec, spec::Block};
+
+use super::table::{self, Absent, Place, Row};
+use crate::plugin_name::PluginName;
+
+/// Schema of one block of a plugin of this name.
+pub fn of(place: Place, name: PluginName) -> Spec {
+    let attributes: HashMap<String, Spec> = table::rows(place, name.profile())
+        .map(|row| (row.name.to_owned(), attribute(row, name)))
+        .collect();
+    Spec {
+        block: Some(Block::Object(hclspec::Object { attributes })),
+    }
+}
+
+fn attribute(row: &Row, name: PluginName) -> Spec {
+    let written = Spec {
+        block: Some(Block::Attr(hclspec::Attr {
+            name: row.name.to_owned(),
+            r#type: row.kind.hcl().to_owned(),
+            required: row.absent == Absent::Required,
+        })),
+    };
+    match row.absent.literal(name) {
+        None => written,
+        Some(value) => Spec {
+            block: Some(Block::Default(Box::new(hclspec::Default {
+                primary: Some(Box::new(written)),
+                default: Some(Box::new(Spec {
+                    block: Some(Block::Literal(hclspec::Literal { value })),
+                })),
+            }))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    fn attributes(place: Place, name: PluginName) -> HashMap<String, Spec> {
+        match of(place, name).block {
+            Some(Block::Object(object)) => object.attributes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// `Spec { attr: Attr { name, type, required } }` in protocol buffers' wire format, written by hand.
+    fn attr_bytes(name: &str, kind: &str, required: bool) -> Vec<u8> {
+        let mut attr = Vec::new();
+        for (tag, text) in [(0x0a, name), (0x12, kind)] {
+            attr.push(tag);
+            attr.push(u8::try_from(text.len()).unwrap());
+            attr.extend_from_slice(text.as_bytes());
+        }
+        if required {
+            attr.extend_from_slice(&[0x18, 1]);
+        }
+        let mut spec = vec![0x1a, u8::try_from(attr.len()).unwrap()];
+        spec.extend(attr);
+        spec
+    }
+
+    #[test]
+    fn the_task_schema_is_the_built_ins() {
+        let found = attributes(Place::Task, PluginName::RawExec);
+        let expected = [
+            ("command", "string", true),
+            ("args", "list(string)", false),
+            ("cgroup_v2_override", "string", false),
+            ("cgroup_v1_override", "list(map(string))", false),
+            ("oom_score_adj", "number", false),
+            ("work_dir", "string", false),
+            ("denied_envvars", "list(string)", false),
+        ];
+        assert_eq!(found.len(), expected.len());
+        for (name, kind, required) in expected {
+            assert_eq!(found[name].encode_to_vec(), attr_bytes(name, kind, required), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_plugin_schema_has_the_built_ins_options_and_defaults() {
+        let found = attributes(Place::Plugin, PluginName::RawExec);
+        for (name, kind) in [
+            ("denied_host_uids", "string"),
+            ("denied_host_gids", "string"),
+            ("denied_envvars", "list(string)"),
+        ] {
+            assert_eq!(found[name].encode_to_vec(), attr_bytes(name, kind, false), "{name}");
+        }
+        let enabled = attr_bytes("enabled", "bool", false);
+        let mut default = vec![0x0a, u8::try_from(enabled.len()).unwrap()];
+        default.extend(enabled);
+        default.extend_from_slice(b"\x12\x09\x52\x07\x0a\x05false");
+        let mut expected = vec![0x4a, u8::try_from(default.len()).unwrap()];
+        expected.extend(default);
+        assert_eq!(found["enabled"].encode_to_vec(), expected);
+    }
+}

@@ -1,0 +1,397 @@
+//! From the agent's task to what an executor is asked to run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use holdfast_cgroup::{Scope, ScopeError, Version};
+use holdfast_sandbox::{
+    Arguments, Credentials, Environment, LogCollection, LogRotation, Placement, PlanError, Resolver, TaskPlan,
+};
+use holdfast_wire::executor_v1::TaskSpec;
+use holdfast_wire::nomad_driver::{
+    AllocatedMemoryResources, LinuxResources, NetworkIsolationSpec, TaskConfig,
+    network_isolation_spec::NetworkIsolationMode,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::options::TaskOptions;
+use crate::settings::Settings;
+use crate::table::TaskName;
+
+/// A task that can be started.
+#[derive(Debug)]
+pub struct Planned {
+    /// For the executor.
+    pub spec: TaskSpec,
+    /// Where the executor itself belongs.
+    pub shared_cgroups: Vec<PathBuf>,
+    /// What of the environment is not the agent's; needed again by an executor that adopts the task.
+    pub additions: EnvironmentAdditions,
+}
+
+/// How a task's environment differs from what the agent's task says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentAdditions {
+    /// The task's own `denied_envvars`.
+    #[serde(default)]
+    pub denied: Vec<String>,
+    /// Name and home of the user, if the task names one.
+    #[serde(default)]
+    pub account: Option<(String, String)>,
+}
+
+/// Which task the agent means. Only the id is required, as it is for the built-in.
+pub fn name_of(task: &TaskConfig) -> Result<TaskName, Failure> {
+    if task.id.is_empty() {
+        return Err(Failure::last("failed driver config validation: the task has no id"));
+    }
+    Ok(TaskName {
+        id: task.id.clone(),
+        alloc_id: task.alloc_id.clone(),
+        task_name: task.name.clone(),
+    })
+}
+
+/// Looks everything up and checks it; nothing exists on the host afterwards but the command's execute bits.
+pub async fn plan(task: &TaskConfig, options: TaskOptions, settings: Arc<Settings>) -> Result<Planned, Failure> {
+    let cgroups = Cgroups::of(task, &options).map_err(|e| {
+        Failure::Final(format!(
+            "failed to launch command with executor: unable to configure cgroups: {e}"
+        ))
+    })?;
+    let denied = options.denied_envvars.clone();
+    let asked = asked(task, options, &settings, cgroups.placement);
+    // Users may come from a directory service that takes its time.
+    let plan = tokio::task::spawn_blocking(move || TaskPlan::build(asked, &Resolver::system(), &settings.denied))
+        .await
+        .map_err(Failure::last)?
+        .map_err(plan_failure)?;
+    let account = plan
+        .credentials
+        .as_ref()
+        .map(|Credentials { name, home, .. }| (name.clone(), home.clone()));
+    Ok(Planned {
+        spec: plan.into(),
+        shared_cgroups: cgroups.shared,
+        additions: EnvironmentAdditions { denied, account },
+    })
+}
+
+/// The built-in checks the user before, and all else while it launches.
+fn plan_failure(error: PlanError) -> Failure {
+    let prefix = match &error {
+        PlanError::User(_) | PlanError::DeniedId(_) | PlanError::OomScoreAdj(_) | PlanError::Memory { .. } => {
+            "failed driver config validation"
+        }
+        _ => "failed to launch command with executor",
+    };
+    let message = format!("{prefix}: {error}");
+    if error.is_retryable() {
+        Failure::Retryable(message)
+    } else {
+        Failure::Final(message)
+    }
+}
+
+fn asked(
+    task: &TaskConfig,
+    options: TaskOptions,
+    settings: &Settings,
+    placement: Placement,
+) -> holdfast_sandbox::TaskOptions {
+    let TaskOptions {
+        command,
+        args,
+        cgroup_v2_override: _,
+        cgroup_v1_override: _,
+        oom_score_adj,
+        work_dir,
+        denied_envvars,
+    } = options;
+    let resources = task.resources.as_ref();
+    // Never `memory_limit_bytes`: it is finite for a task without a limit (contract, S-9).
+    let AllocatedMemoryResources {
+        memory_mb,
+        memory_max_mb,
+    } = resources
+        .and_then(|all| all.allocated_resources.as_ref())
+        .and_then(|all| all.memory)
+        .unwrap_or_default();
+    let LinuxResources {
+        cpu_shares,
+        cpuset_cpus,
+        ..
+    } = resources
+        .and_then(|all| all.linux_resources.clone())
+        .unwrap_or_default();
+    holdfast_sandbox::TaskOptions {
+        task_id: task.id.clone(),
+        alloc_id: task.alloc_id.clone(),
+        task_name: task.name.clone(),
+        command,
+        args: Arguments::from(args),
+        environment: task
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect(),
+        denied_environment: [settings.options.denied_envvars.as_slice(), denied_envvars.as_slice()].concat(),
+        user: Some(task.user.clone()),
+        work_dir,
+        task_dir: task_dir(task),
+        stdout_path: task.stdout_path.clone(),
+        stderr_path: task.stderr_path.clone(),
+        log_collection: LogCollection::Driver(LogRotation {
+            max_files: settings.options.log_max_files.get(),
+            max_file_bytes: settings.options.log_max_file_bytes,
+        }),
+        oom_score_adj: i64::from(oom_score_adj),
+        network_namespace: network_namespace(task.network_isolation_spec.as_ref()),
+        placement,
+        memory_mib: memory_mb,
+        memory_max_mib: memory_max_mb,
+        cpu_shares,
+        cpuset_cpus,
+        search_path: std::env::var_os("PATH"),
+    }
+}
+
+/// `<alloc_dir>/<task>`, as the agent builds it.
+fn task_dir(task: &TaskConfig) -> String {
+    Path::new(&task.alloc_dir)
+        .join(&task.name)
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Nothing said, and the host's network asked for, mean the same (contract, S-10).
+fn network_namespace(isolation: Option<&NetworkIsolationSpec>) -> Option<String> {
+    let isolation = isolation?;
+    (isolation.mode() != NetworkIsolationMode::Host || !isolation.path.is_empty()).then(|| isolation.path.clone())
+}
+
+/// `KEY=value` of a task that was started before, for an executor that adopts it.
+pub fn environment(task: &TaskConfig, denied: &[String], additions: &EnvironmentAdditions) -> Vec<String> {
+    let mut environment: Environment = task
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    environment.deny(denied);
+    environment.deny(&additions.denied);
+    if let Some((name, home)) = &additions.account {
+        for (variable, value) in [("USER", name), ("LOGNAME", name), ("HOME", home)] {
+            environment.set(variable, value);
+        }
+    }
+    environment.into_list()
+}
+
+/// Where the executor of a task that was started before belongs.
+pub fn shared_cgroups(task: &TaskConfig) -> Result<Vec<PathBuf>, ScopeError> {
+    Ok(agents_scope(task)?.map(|scope| scope.shared).unwrap_or_default())
+}
+
+/// The task's cgroups and its executor's.
+#[derive(Debug, Default)]
+struct Cgroups {
+    placement: Placement,
+    shared: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    fn of(task: &TaskConfig, options: &TaskOptions) -> Result<Cgroups, ScopeError> {
+        let agents = agents_scope(task)?;
+        let shared = agents.as_ref().map(|scope| scope.shared.clone()).unwrap_or_default();
+        // An override is for one version of cgroups; on a host with the other it says nothing, as with the built-in.
+        let scope = match (holdfast_cgroup::version(), &options.cgroup_v2_override) {
+            (Some(Version::V2), Some(path)) => Some(Scope::of_v2_override(path)?),
+            (Some(Version::V1), _) if !options.cgroup_v1_override.is_empty() => {
+                let paths = options
+                    .cgroup_v1_override
+                    .iter()
+                    .map(|(name, path)| (name.as_str(), path.as_str()));
+                Some(Scope::of_v1_override(paths, cpuset_cgroup(task))?)
+            }
+            _ => agents,
+        };
+        Ok(Cgroups {
+            placement: scope.map(placement).unwrap_or_default(),
+            shared,
+        })
+    }
+}
+
+fn agents_scope(task: &TaskConfig) -> Result<Option<Scope>, ScopeError> {
+    match (holdfast_cgroup::version(), cpuset_cgroup(task)) {
+        (Some(version), Some(path)) => Scope::of_task(version, path, &task.alloc_id, &task.name).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn cpuset_cgroup(task: &TaskConfig) -> Option<&Path> {
+    let path = &task.resources.as_ref()?.linux_resources.as_ref()?.cpuset_cgroup;
+    (!path.is_empty()).then(|| Path::new(path))
+}
+
+fn placement(scope: Scope) -> Placement {
+    let Scope {
+        version: _,
+        join,
+        kill,
+        own,
+        shared: _,
+        foreign,
+    } = scope;
+    // The agent's paths came as texts, so nothing is lost.
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    Placement {
+        join: join.into_iter().map(text).collect(),
+        scope: Some(text(kill)),
+        own: own.into_iter().map(text).collect(),
+        foreign,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_wire::nomad_base::SetConfigRequest;
+
+    use super::*;
+    use crate::plugin_name::PluginName;
+
+    fn task(dir: &Path) -> TaskConfig {
+        std::fs::create_dir(dir.join("task")).unwrap();
+        TaskConfig {
+            id: "alloc/task/12345678".to_owned(),
+            alloc_id: "alloc".to_owned(),
+            name: "task".to_owned(),
+            alloc_dir: dir.to_str().unwrap().to_owned(),
+            env: [("KEEP", "1"), ("AWS_KEY", "k"), ("MY_TOKEN", "t")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+            ..TaskConfig::default()
+        }
+    }
+
+    fn settings(plugin: &[u8]) -> Arc<Settings> {
+        let request = SetConfigRequest {
+            msgpack_config: plugin.to_vec(),
+            ..SetConfigRequest::default()
+        };
+        Arc::new(Settings::of(request, PluginName::HoldfastRaw).unwrap())
+    }
+
+    fn options(command: &str) -> TaskOptions {
+        TaskOptions {
+            command: command.to_owned(),
+            ..TaskOptions::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_exist_is_named_and_leaves_nothing_s4() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = task(dir.path());
+        let failure = plan(&task, options("no-such-command"), settings(b""))
+            .await
+            .unwrap_err();
+        let Failure::Final(message) = failure else {
+            panic!("{failure:?}")
+        };
+        assert!(
+            message.starts_with("failed to launch command with executor: "),
+            "{message}"
+        );
+        assert!(message.contains("no-such-command"), "{message}");
+        let nobody = TaskConfig {
+            user: "no-such-user".to_owned(),
+            ..task
+        };
+        let message = plan(&nobody, options("true"), settings(b""))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("failed driver config validation: failed to identify user \"no-such-user\""),
+            "{message}"
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_denied_user_is_refused_in_the_built_ins_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = nix::unistd::geteuid().to_string();
+        let mut plugin = b"\x81\xb0denied_host_uids".to_vec();
+        plugin.push(0xa0 | u8::try_from(own.len()).unwrap());
+        plugin.extend(own.bytes());
+        let message = plan(&task(dir.path()), options("true"), settings(&plugin))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            format!("failed driver config validation: running as uid {own} is disallowed")
+        );
+    }
+
+    #[tokio::test]
+    async fn denied_variables_are_missing_at_the_start_and_after_an_adoption() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = task(dir.path());
+        let denying = TaskOptions {
+            denied_envvars: vec!["*_TOKEN".to_owned()],
+            ..options("true")
+        };
+        let settings = settings(b"\x81\xaedenied_envvars\x91\xa5AWS_*");
+        let planned = plan(&task, denying, settings.clone()).await.unwrap();
+        assert_eq!(planned.spec.env, ["KEEP=1"]);
+        assert_eq!(
+            environment(&task, &settings.options.denied_envvars, &planned.additions),
+            planned.spec.env
+        );
+    }
+
+    #[tokio::test]
+    async fn a_users_variables_are_the_same_after_an_adoption() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut task = task(dir.path());
+        task.user = "root".to_owned();
+        let Ok(planned) = plan(&task, options("/bin/sh"), settings(b"")).await else {
+            // Only root may plan for another user.
+            assert!(!nix::unistd::geteuid().is_root());
+            return;
+        };
+        assert!(
+            planned.spec.env.contains(&"USER=root".to_owned()),
+            "{:?}",
+            planned.spec.env
+        );
+        assert_eq!(environment(&task, &[], &planned.additions), planned.spec.env);
+    }
+
+    #[test]
+    fn a_task_without_an_id_is_refused() {
+        assert!(name_of(&TaskConfig::default()).is_err());
+    }
+
+    #[test]
+    fn no_isolation_means_the_hosts_network_s10() {
+        let isolation = |mode, path: &str| {
+            let spec = NetworkIsolationSpec {
+                mode: mode as i32,
+                path: path.to_owned(),
+                ..NetworkIsolationSpec::default()
+            };
+            network_namespace(Some(&spec))
+        };
+        assert_eq!(network_namespace(None), None);
+        assert_eq!(isolation(NetworkIsolationMode::Host, ""), None);
+        assert_eq!(
+            isolation(NetworkIsolationMode::Group, "/run/netns/x").as_deref(),
+            Some("/run/netns/x")
+        );
+    }
+}

@@ -1,0 +1,465 @@
+//! StartTask: from the agent's task to a running, recorded and committed one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_executor::client::{Peer, StartMode};
+use holdfast_record::{
+    BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, RecordError, Status, SupervisionDir, names,
+};
+use holdfast_sys::process::PidFd;
+use holdfast_wire::executor_v1::{self, CommitRequest, LaunchRequest, LaunchResponse, TaskSpec};
+use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle, TaskState};
+use serde::Deserialize as _;
+use tonic::Code;
+
+use crate::driver::Driver;
+use crate::end;
+use crate::failure::Failure;
+use crate::options::TaskOptions;
+use crate::plan::{self, EnvironmentAdditions, Planned};
+use crate::table::{Facts, TaskName};
+use crate::takeover::{self, Found};
+use crate::watch::{self, Adoption};
+
+/// How long a launch may take before the executor is taken for stuck.
+const LAUNCH_BOUND: Duration = Duration::from_secs(60);
+
+/// What the built-in says before the reason of a failed launch.
+const LAUNCH_FAILED: &str = "failed to launch command with executor";
+const EXECUTOR_FAILED: &str = "failed to create executor";
+
+/// Starts a task. Nothing exists on the host before everything is validated, and a failed start leaves nothing behind
+/// (contract, S-4). `is_wanted` says whether the caller is still there: a start that nobody hears of is undone.
+pub async fn start(
+    driver: &Arc<Driver>,
+    task: TaskConfig,
+    is_wanted: impl Fn() -> bool + Send + Sync,
+) -> Result<TaskHandle, Failure> {
+    if let Some(reason) = driver.refusal() {
+        return Err(Failure::Final(reason));
+    }
+    let name = plan::name_of(&task)?;
+    let _reservation = driver.tasks.reserve(&name).await.map_err(Failure::last)?;
+    let settings = driver.settings();
+    let options = TaskOptions::decode(&task.msgpack_driver_config, driver.name()).map_err(Failure::last)?;
+    let Planned {
+        spec,
+        shared_cgroups,
+        additions,
+    } = plan::plan(&task, options, settings).await?;
+    let adoption = Adoption {
+        shared_cgroups,
+        environment: spec.env.clone(),
+    };
+
+    end::end_other_incarnations(driver, &name).await?;
+    let boot_id = holdfast_record::boot_id().map_err(Failure::last)?;
+    let handles = Handles {
+        task: &task,
+        boot_id: boot_id.clone(),
+        additions,
+    };
+    let dir = match make_dir(driver, &name, boot_id, &adoption).await? {
+        Made::Fresh(dir) => dir,
+        Made::Adopted { facts, state } => return handles.handle(&facts, &state),
+    };
+    let (mut launched, executor) = match launch(driver, &dir, spec, &adoption).await {
+        Ok(launched) => launched,
+        Err((failure, executor)) => {
+            end::undo_start(dir, executor).await;
+            return Err(failure);
+        }
+    };
+    let Identities {
+        main, started_at_ms, ..
+    } = launched.identities;
+    let facts = Arc::new(Facts {
+        name,
+        dir: dir.path().to_owned(),
+        main_pid: main.pid,
+        started_at_ms,
+    });
+    let warnings = std::mem::take(&mut launched.warnings);
+    let handle = match handles.handle(&facts, &launched.identities) {
+        _ if !is_wanted() => Err(Failure::last("the caller has gone away")),
+        Ok(handle) => launched.commit().await.map(|()| handle),
+        Err(failure) => Err(failure),
+    };
+    match handle {
+        Ok(handle) => {
+            tracing::info!(task_id = facts.name.id, pid = facts.main_pid, "task started");
+            driver.tasks.running(facts.clone()).await;
+            for warning in warnings {
+                driver
+                    .events
+                    .send(&facts.name, "Started, but not all as asked", &[("reason", warning)]);
+            }
+            watch::spawn(driver.clone(), facts, adoption, Some(executor));
+            Ok(handle)
+        }
+        Err(failure) => {
+            end::undo_start(dir, Some(executor)).await;
+            Err(failure)
+        }
+    }
+}
+
+/// What identifies a task that was launched.
+#[derive(Debug, Clone, Copy)]
+struct Identities {
+    executor: ProcessIdentity,
+    init: ProcessIdentity,
+    main: ProcessIdentity,
+    started_at_ms: i64,
+}
+
+/// A supervision directory for a start.
+enum Made {
+    /// There was none, or what a dead attempt had left is gone.
+    Fresh(SupervisionDir),
+    /// Another driver process had started the task before it died (contract, S-5).
+    Adopted { facts: Arc<Facts>, state: Identities },
+}
+
+async fn make_dir(
+    driver: &Arc<Driver>,
+    name: &TaskName,
+    boot_id: BootId,
+    adoption: &Adoption,
+) -> Result<Made, Failure> {
+    let root = driver.root();
+    let intent = Intent::new(
+        &name.id,
+        &name.alloc_id,
+        &name.task_name,
+        driver.name().as_str(),
+        boot_id.clone(),
+    )
+    .map_err(Failure::last)?;
+    match SupervisionDir::create(&root, &intent) {
+        Ok(dir) => return Ok(Made::Fresh(dir)),
+        Err(RecordError::AlreadyExists { path, .. }) => {
+            let dir = SupervisionDir::open(&path).map_err(record_failure)?;
+            if let Some(made) = adopt(driver, name, &boot_id, dir, adoption).await? {
+                return Ok(made);
+            }
+        }
+        Err(e) => return Err(record_failure(e)),
+    }
+    SupervisionDir::create(&root, &intent)
+        .map(Made::Fresh)
+        .map_err(record_failure)
+}
+
+/// Takes over what a dead attempt with the same id has started; `None`: it had not got that far, and its traces are
+/// gone.
+async fn adopt(
+    driver: &Arc<Driver>,
+    name: &TaskName,
+    boot_id: &BootId,
+    dir: SupervisionDir,
+    adoption: &Adoption,
+) -> Result<Option<Made>, Failure> {
+    let is_of_this_boot = dir.intent().is_ok_and(|intent| intent.boot_id == *boot_id);
+    let found = if is_of_this_boot {
+        takeover::take_over(driver, &dir, &adoption.shared_cgroups, &adoption.environment).await
+    } else {
+        Ok(Found::NeverStarted)
+    };
+    let path = dir.path().to_owned();
+    let facts_of = |main: ProcessIdentity, started_at_ms| {
+        Arc::new(Facts {
+            name: name.clone(),
+            dir: path.clone(),
+            main_pid: main.pid,
+            started_at_ms,
+        })
+    };
+    match found {
+        Ok(Found::Supervised { executor, record, .. }) => {
+            tracing::info!(
+                task_id = name.id,
+                "adopted the task that an attempt before this one had started"
+            );
+            let facts = facts_of(record.main, record.started_at_ms);
+            driver.tasks.running(facts.clone()).await;
+            let state = Identities {
+                executor: record.executor,
+                init: record.init,
+                main: record.main,
+                started_at_ms: record.started_at_ms,
+            };
+            watch::spawn(driver.clone(), facts.clone(), adoption.clone(), Some(executor));
+            Ok(Some(Made::Adopted { facts, state }))
+        }
+        // It ran and ended: it must not run twice under one id.
+        Ok(Found::Over(result)) if !matches!(result.status, Status::NotStarted(_)) => {
+            let Some(record) = dir.record().map_err(record_failure)? else {
+                end::end_stray(dir).await?;
+                return Ok(None);
+            };
+            let facts = facts_of(record.main, record.started_at_ms);
+            let state = Identities {
+                executor: record.executor,
+                init: record.init,
+                main: record.main,
+                started_at_ms: record.started_at_ms,
+            };
+            driver.tasks.over(facts.clone(), result.into()).await;
+            Ok(Some(Made::Adopted { facts, state }))
+        }
+        Ok(Found::Over(_) | Found::NeverStarted | Found::Orphaned { .. }) => {
+            end::end_stray(dir).await?;
+            Ok(None)
+        }
+        Err(reason) => {
+            tracing::warn!(
+                task_id = name.id,
+                reason,
+                "an attempt before this one has left something unusable"
+            );
+            end::end_stray(dir).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// A task that runs and is not committed yet.
+struct Launched {
+    identities: Identities,
+    warnings: Vec<String>,
+    executor: executor_v1::executor_client::ExecutorClient<tonic::transport::Channel>,
+}
+
+impl Launched {
+    /// The last call before StartTask returns: from now on the executor keeps the task without being asked.
+    async fn commit(mut self) -> Result<(), Failure> {
+        match self.executor.commit(CommitRequest {}).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(Failure::Retryable(format!(
+                "{LAUNCH_FAILED}: cannot commit the task: {}",
+                status.message()
+            ))),
+        }
+    }
+}
+
+async fn launch(
+    driver: &Driver,
+    dir: &SupervisionDir,
+    spec: TaskSpec,
+    adoption: &Adoption,
+) -> Result<(Launched, PidFd), (Failure, Option<PidFd>)> {
+    let launcher = driver
+        .launcher()
+        .map_err(|e| (Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}")), None))?;
+    let peer = launcher
+        .start(dir, &adoption.shared_cgroups, StartMode::Fresh)
+        .await
+        .map_err(|e| (Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}")), None))?;
+    let Peer {
+        pidfd, mut executor, ..
+    } = peer;
+    let request = LaunchRequest { task: Some(spec) };
+    let answer = match tokio::time::timeout(LAUNCH_BOUND, executor.launch(request)).await {
+        Ok(Ok(answer)) => answer.into_inner(),
+        Ok(Err(status)) => return Err((launch_failure(&status), Some(pidfd))),
+        Err(_) => {
+            let failure = format!("{LAUNCH_FAILED}: no answer within {} s", LAUNCH_BOUND.as_secs());
+            return Err((Failure::Retryable(failure), Some(pidfd)));
+        }
+    };
+    let warnings = answer.warnings.clone();
+    match identities(&pidfd, answer) {
+        Ok(identities) => Ok((
+            Launched {
+                identities,
+                warnings,
+                executor,
+            },
+            pidfd,
+        )),
+        Err(reason) => Err((Failure::Retryable(format!("{LAUNCH_FAILED}: {reason}")), Some(pidfd))),
+    }
+}
+
+fn identities(executor: &PidFd, answer: LaunchResponse) -> Result<Identities, String> {
+    let LaunchResponse {
+        main,
+        init,
+        started_at_ms,
+        warnings: _,
+    } = answer;
+    let missing = |who| format!("the executor did not say which process is {who}");
+    Ok(Identities {
+        executor: ProcessIdentity::of(executor).map_err(|e| format!("cannot identify the executor: {e}"))?,
+        init: identity(init.ok_or_else(|| missing("init"))?),
+        main: identity(main.ok_or_else(|| missing("the main process"))?),
+        started_at_ms,
+    })
+}
+
+fn identity(wire: executor_v1::ProcessIdentity) -> ProcessIdentity {
+    let executor_v1::ProcessIdentity {
+        pid,
+        start_ticks,
+        pidfd_inode,
+    } = wire;
+    ProcessIdentity {
+        pid,
+        start_ticks,
+        pidfd_inode: Some(pidfd_inode).filter(|inode| *inode != 0),
+    }
+}
+
+/// What the job got wrong is final; what the host lacks at the moment, or an executor that died, may be tried again
+/// (S-2).
+fn launch_failure(status: &tonic::Status) -> Failure {
+    let message = format!("{LAUNCH_FAILED}: {}", status.message());
+    match status.code() {
+        Code::ResourceExhausted | Code::Unavailable | Code::Aborted | Code::DeadlineExceeded => {
+            Failure::Retryable(message)
+        }
+        _ => Failure::Final(message),
+    }
+}
+
+fn record_failure(e: RecordError) -> Failure {
+    let message = format!("{EXECUTOR_FAILED}: {e}");
+    if e.is_transient() {
+        Failure::Retryable(message)
+    } else {
+        Failure::Final(message)
+    }
+}
+
+/// Field of the handle state for what the task's environment has beside the agent's. The agent's blob is gone when it
+/// is needed.
+const ADDITIONS: &str = "environment";
+
+/// What an adopting executor's environment has beside the agent's, from the task's handle.
+pub fn additions(state: &HandleState) -> EnvironmentAdditions {
+    state
+        .extra
+        .get(ADDITIONS)
+        .and_then(|value| EnvironmentAdditions::deserialize(value).ok())
+        .unwrap_or_default()
+}
+
+/// What handles of one start have in common.
+struct Handles<'a> {
+    task: &'a TaskConfig,
+    boot_id: BootId,
+    additions: EnvironmentAdditions,
+}
+
+impl Handles<'_> {
+    /// The handle that the agent keeps. Its configuration is never absent: without it the agent would start the task
+    /// again and call that restored (contract, S-6).
+    fn handle(&self, facts: &Facts, identities: &Identities) -> Result<TaskHandle, Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::Final(format!("failed to set driver state: {e}"));
+        let mut extra = Extra::new();
+        extra.insert(
+            ADDITIONS.to_owned(),
+            serde_json::to_value(&self.additions).map_err(|e| failed(&e))?,
+        );
+        let Identities {
+            executor,
+            init,
+            main,
+            started_at_ms,
+        } = *identities;
+        let state = HandleState {
+            version: HANDLE_VERSION,
+            dir: facts.dir.clone(),
+            socket: facts.dir.join(names::SOCKET),
+            task_id: facts.name.id.clone(),
+            boot_id: self.boot_id.clone(),
+            executor,
+            init,
+            main,
+            started_at_ms,
+            extra,
+        };
+        Ok(TaskHandle {
+            version: i32::try_from(HANDLE_VERSION).unwrap_or(1),
+            config: Some(self.task.clone()),
+            state: TaskState::Running as i32,
+            driver_state: state.to_bytes().map_err(|e| failed(&e))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_handle_carries_everything_that_recovery_needs_s6_s7() {
+        let task = TaskConfig {
+            id: "a/t/1".to_owned(),
+            env: [("SECRET".to_owned(), "hunter2".to_owned())].into(),
+            msgpack_driver_config: b"\x80".to_vec(),
+            ..TaskConfig::default()
+        };
+        let identity = |pid| ProcessIdentity {
+            pid,
+            start_ticks: 8,
+            pidfd_inode: Some(9),
+        };
+        let identities = Identities {
+            executor: identity(1),
+            init: identity(2),
+            main: identity(3),
+            started_at_ms: 4,
+        };
+        let facts = Facts {
+            name: TaskName {
+                id: "a/t/1".into(),
+                alloc_id: "a".into(),
+                task_name: "t".into(),
+            },
+            dir: "/state/raw_exec/x".into(),
+            main_pid: 3,
+            started_at_ms: 4,
+        };
+        let additions = EnvironmentAdditions {
+            denied: vec!["AWS_*".to_owned()],
+            account: Some(("nobody".into(), "/".into())),
+        };
+        let boot_id = BootId::parse("ab").unwrap();
+        let handles = Handles {
+            task: &task,
+            boot_id,
+            additions: additions.clone(),
+        };
+        let handle = handles.handle(&facts, &identities).unwrap();
+        assert_eq!(handle.version, 1);
+        assert_eq!(handle.state(), TaskState::Running);
+        assert_eq!(handle.config.as_ref(), Some(&task));
+        let state = HandleState::parse(&handle.driver_state).unwrap();
+        assert_eq!(
+            (state.executor, state.init, state.main),
+            (identity(1), identity(2), identity(3))
+        );
+        assert_eq!(state.socket, Path::new("/state/raw_exec/x/executor.sock"));
+        assert_eq!(super::additions(&state), additions);
+        assert!(
+            !String::from_utf8(handle.driver_state).unwrap().contains("hunter2"),
+            "no secret in what we store"
+        );
+    }
+
+    #[test]
+    fn only_what_may_pass_is_retryable_s2() {
+        let failure = |code| launch_failure(&tonic::Status::new(code, "chdir /x: no such folder"));
+        let message = "failed to launch command with executor: chdir /x: no such folder".to_owned();
+        assert_eq!(failure(Code::InvalidArgument), Failure::Final(message.clone()));
+        assert_eq!(failure(Code::FailedPrecondition), Failure::Final(message.clone()));
+        assert_eq!(failure(Code::Unavailable), Failure::Retryable(message.clone()));
+        assert_eq!(failure(Code::ResourceExhausted), Failure::Retryable(message));
+    }
+}

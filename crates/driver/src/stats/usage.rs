@@ -1,0 +1,248 @@
+//! From samples to messages.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use holdfast_cgroup::{Sample, Sampler};
+use holdfast_wire::nomad_driver::{CpuUsage, MemoryUsage, TaskResourceUsage, TaskStats, cpu_usage, memory_usage};
+
+use super::percent::{Compute, Tracker};
+use super::processes::{Members, ProcessUsage, Processes};
+
+/// How old the part about single processes may be: as old as the built-in's. Reading it costs more than all the rest.
+const PROCESSES_AGE: Duration = Duration::from_secs(5);
+
+/// Measures one task for as long as somebody listens; holds the cgroup's files open.
+#[derive(Debug)]
+pub struct Meter {
+    task_id: String,
+    compute: Compute,
+    sampler: Option<Sampler>,
+    total: Tracker,
+    user: Tracker,
+    system: Tracker,
+    processes: Processes,
+    latest: HashMap<i32, ProcessUsage>,
+    latest_at: Option<Instant>,
+}
+
+impl Meter {
+    /// Without a sampler, or with one that measures nothing, the sums of the processes stand for the task.
+    pub fn new(task_id: String, compute: Compute, sampler: Option<Sampler>, members: Members) -> Meter {
+        Meter {
+            task_id,
+            compute,
+            sampler: sampler.filter(|sampler| !sampler.is_empty()),
+            total: Tracker::default(),
+            user: Tracker::default(),
+            system: Tracker::default(),
+            processes: Processes::of(members),
+            latest: HashMap::new(),
+            latest_at: None,
+        }
+    }
+
+    /// One sample. `None`: the cgroup is gone, and so is the task.
+    pub fn measure(&mut self, now: Instant) -> Option<TaskStats> {
+        let sample = match &mut self.sampler {
+            None => None,
+            Some(sampler) => match sampler.sample() {
+                Ok(sample) => Some(sample),
+                Err(e) if e.is_gone() => return None,
+                Err(e) => {
+                    tracing::warn!(task_id = self.task_id, error = %e, "a sample of the task's cgroup failed");
+                    return None;
+                }
+            },
+        };
+        let is_old = self
+            .latest_at
+            .is_none_or(|then| now.saturating_duration_since(then) >= PROCESSES_AGE);
+        if is_old || sample.is_none() {
+            self.latest = self.processes.read(now);
+            self.latest_at = Some(now);
+        }
+        let whole = match sample {
+            Some(sample) => self.of_sample(&sample, now),
+            None => self.of_processes(),
+        };
+        // The agent dereferences the sum without looking (contract, T-3).
+        Some(TaskStats {
+            id: self.task_id.clone(),
+            timestamp: Some(SystemTime::now().into()),
+            agg_resource_usage: Some(whole),
+            resource_usage_by_pid: self
+                .latest
+                .iter()
+                .map(|(pid, usage)| (pid.to_string(), usage.message()))
+                .collect(),
+        })
+    }
+
+    fn of_sample(&mut self, sample: &Sample, now: Instant) -> TaskResourceUsage {
+        let Sample {
+            user,
+            system,
+            total,
+            throttled_periods,
+            throttled_time,
+            rss,
+            cache,
+            swap,
+            // No field of the protocol takes these two (contract, T-4).
+            mapped_file: _,
+            tasks: _,
+            usage,
+            max_usage,
+            kernel_usage,
+            kernel_max_usage,
+        } = *sample;
+        let total = total.or_else(|| Some(user? + system?));
+        let percent = total.map(|total| self.total.percent(total, now));
+        let mut cpu = Measured::default();
+        let cpu = CpuUsage {
+            system_mode: cpu.take(
+                cpu_usage::Fields::SystemMode as i32,
+                system.map(|t| self.system.percent(t, now)),
+            ),
+            user_mode: cpu.take(
+                cpu_usage::Fields::UserMode as i32,
+                user.map(|t| self.user.percent(t, now)),
+            ),
+            total_ticks: cpu.take(
+                cpu_usage::Fields::TotalTicks as i32,
+                percent.map(|p| self.compute.ticks(p)),
+            ),
+            throttled_periods: cpu.take(cpu_usage::Fields::ThrottledPeriods as i32, throttled_periods),
+            throttled_time: cpu.take(
+                cpu_usage::Fields::ThrottledTime as i32,
+                throttled_time.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            ),
+            percent: cpu.take(cpu_usage::Fields::Percent as i32, percent),
+            measured_fields: cpu.fields,
+        };
+        let mut memory = Measured::default();
+        let memory = MemoryUsage {
+            rss: memory.take(memory_usage::Fields::Rss as i32, rss),
+            cache: memory.take(memory_usage::Fields::Cache as i32, cache),
+            max_usage: memory.take(memory_usage::Fields::MaxUsage as i32, max_usage),
+            kernel_usage: memory.take(memory_usage::Fields::KernelUsage as i32, kernel_usage),
+            kernel_max_usage: memory.take(memory_usage::Fields::KernelMaxUsage as i32, kernel_max_usage),
+            usage: memory.take(memory_usage::Fields::Usage as i32, usage),
+            swap: memory.take(memory_usage::Fields::Swap as i32, swap),
+            measured_fields: memory.fields,
+        };
+        TaskResourceUsage {
+            cpu: Some(cpu),
+            memory: Some(memory),
+        }
+    }
+
+    fn of_processes(&self) -> TaskResourceUsage {
+        let mut sum = ProcessUsage::default();
+        for process in self.latest.values() {
+            sum.user += process.user;
+            sum.system += process.system;
+            sum.percent += process.percent;
+            sum.rss += process.rss;
+            sum.swap += process.swap;
+        }
+        let mut message = sum.message();
+        if let Some(cpu) = &mut message.cpu {
+            cpu.total_ticks = self.compute.ticks(sum.percent);
+            cpu.measured_fields.push(cpu_usage::Fields::TotalTicks as i32);
+        }
+        message
+    }
+}
+
+/// Collects which fields were measured: the agent publishes a zero only if it is said to be measured (contract, T-4).
+#[derive(Default)]
+struct Measured {
+    fields: Vec<i32>,
+}
+
+impl Measured {
+    fn take<T: Default>(&mut self, field: i32, value: Option<T>) -> T {
+        if value.is_some() {
+            self.fields.push(field);
+        }
+        value.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter() -> Meter {
+        let compute = Compute {
+            total_mhz: 4000,
+            cores: 2,
+        };
+        Meter::new(
+            "t".to_owned(),
+            compute,
+            None,
+            Members::Tree(i32::try_from(std::process::id()).unwrap()),
+        )
+    }
+
+    #[test]
+    fn exactly_the_measured_fields_are_named_t4() {
+        let sample = Sample {
+            total: Some(Duration::from_secs(1)),
+            user: Some(Duration::from_secs(1)),
+            rss: Some(0),
+            usage: Some(9),
+            throttled_time: Some(Duration::from_micros(3)),
+            ..Sample::default()
+        };
+        let usage = meter().of_sample(&sample, Instant::now());
+        let (cpu, memory) = (usage.cpu.unwrap(), usage.memory.unwrap());
+        assert_eq!(cpu.measured_fields, [1, 2, 4, 5]);
+        assert_eq!(cpu.throttled_time, 3000);
+        assert_eq!(memory.measured_fields, [0, 5]);
+        assert_eq!((memory.rss, memory.usage), (0, 9));
+    }
+
+    #[test]
+    fn percent_and_ticks_follow_the_cgroups_cpu_time_t5() {
+        let mut meter = meter();
+        let start = Instant::now();
+        let at = |seconds, used| {
+            (
+                Sample {
+                    total: Some(Duration::from_millis(used)),
+                    ..Sample::default()
+                },
+                start + Duration::from_secs(seconds),
+            )
+        };
+        let cpu = |usage: TaskResourceUsage| {
+            let cpu = usage.cpu.unwrap();
+            (cpu.percent, cpu.total_ticks)
+        };
+        let (first, now) = at(0, 500);
+        assert_eq!(cpu(meter.of_sample(&first, now)), (0.0, 0.0));
+        let (second, now) = at(1, 2000);
+        assert_eq!(cpu(meter.of_sample(&second, now)), (150.0, 3000.0));
+    }
+
+    #[test]
+    fn a_sample_has_what_the_agent_dereferences_t3() {
+        let stats = meter().measure(Instant::now()).unwrap();
+        assert!(stats.timestamp.is_some());
+        let whole = stats.agg_resource_usage.unwrap();
+        assert!(whole.cpu.is_some());
+        assert!(
+            whole.memory.unwrap().rss > 0,
+            "without a cgroup the processes' sum stands for the task"
+        );
+        assert!(
+            stats
+                .resource_usage_by_pid
+                .contains_key(&std::process::id().to_string())
+        );
+    }
+}

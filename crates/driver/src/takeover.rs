@@ -1,0 +1,160 @@
+//! Finding out what has become of a task, and making sure that it has an executor.
+//!
+//! Needed when an executor dies, when a driver comes back, and when a start finds what a dead driver left.
+
+use std::time::Duration;
+
+use holdfast_executor::client::{self, Peer, StartMode};
+use holdfast_record::{Record, RecordError, SupervisionDir, TaskResult};
+use holdfast_sys::process::PidFd;
+use holdfast_wire::executor_v1::{CommitRequest, EquipRequest};
+use tokio::time::Instant;
+
+use crate::driver::Driver;
+use crate::watch;
+
+/// How long somebody may hold the lock without answering: an executor that starts, adopts, or is about to leave.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What has become of a task.
+#[derive(Debug)]
+pub enum Found {
+    /// An executor answers for it.
+    Supervised {
+        /// Readable when the executor ends.
+        executor: PidFd,
+        /// What the executor recorded.
+        record: Box<Record>,
+        /// The executor was started just now, in the place of a dead one.
+        adopted: bool,
+    },
+    /// It lives, and no executor could be started for it.
+    Orphaned {
+        /// What the dead executor recorded.
+        record: Box<Record>,
+        /// Why not.
+        reason: String,
+    },
+    /// It ended; this is on disk.
+    Over(TaskResult),
+    /// Its main process was never released.
+    NeverStarted,
+}
+
+/// Looks at a supervision directory of this boot and takes the task over: connects to its executor, else starts one
+/// that adopts it. `environment` goes to an executor that has none. Fails if it cannot be told what has become of the
+/// task.
+pub async fn take_over(
+    driver: &Driver,
+    dir: &SupervisionDir,
+    shared_cgroups: &[std::path::PathBuf],
+    environment: &[String],
+) -> Result<Found, String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if let Some(result) = dir.result().map_err(text)? {
+            return Ok(Found::Over(result));
+        }
+        let unreachable = match client::connect(dir).await {
+            Ok(peer) => return supervised(dir, peer, environment, false).await,
+            Err(e) => e.to_string(),
+        };
+        // The lock is free once the executor is dead, however it died. It is only looked at: the adopting executor
+        // takes it.
+        if dir.lock().map_err(text)?.is_some() {
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("an executor holds the task and does not answer: {unreachable}"));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+    // It may have written the result as the last thing it did.
+    if let Some(result) = dir.result().map_err(text)? {
+        return Ok(Found::Over(result));
+    }
+    let Some(record) = dir.record().map_err(text)? else {
+        return Ok(Found::NeverStarted);
+    };
+    let adopting = async {
+        let launcher = driver.launcher().map_err(text)?;
+        launcher
+            .start(dir, shared_cgroups, StartMode::Adopt)
+            .await
+            .map_err(text)
+    };
+    let reason = match adopting.await {
+        Ok(peer) => match supervised(dir, peer, environment, true).await {
+            Ok(found) => return Ok(found),
+            Err(reason) => reason,
+        },
+        Err(reason) => reason,
+    };
+    // An adopting executor of an ended task has nothing to do but to say so.
+    if let Some(result) = dir.result().map_err(text)? {
+        return Ok(Found::Over(result));
+    }
+    Ok(Found::Orphaned {
+        record: Box::new(record),
+        reason,
+    })
+}
+
+async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], adopted: bool) -> Result<Found, String> {
+    let Peer {
+        pidfd,
+        identity,
+        mut executor,
+        ..
+    } = peer;
+    let talk = async {
+        if identity.wants_environment {
+            executor
+                .equip(EquipRequest {
+                    env: environment.to_vec(),
+                })
+                .await?;
+        }
+        // Whoever takes the task over answers for it from now on.
+        if identity.main.is_some() && !identity.committed {
+            executor.commit(CommitRequest {}).await?;
+        }
+        Ok::<(), tonic::Status>(())
+    };
+    let talked = talk.await;
+    drop(executor);
+    let looked = dir
+        .result()
+        .and_then(|result| Ok((result, dir.record()?)))
+        .map_err(text);
+    let found = match (looked, talked) {
+        (Ok((None, Some(record))), Ok(())) => {
+            return Ok(Found::Supervised {
+                executor: pidfd,
+                record: Box::new(record),
+                adopted,
+            });
+        }
+        (Ok((Some(result), _)), _) => Ok(Found::Over(result)),
+        (Ok((None, None)), Ok(())) => Ok(Found::NeverStarted),
+        (Ok((None, _)), Err(status)) => Err(format!("the executor refused: {}", status.message())),
+        (Err(reason), _) => Err(reason),
+    };
+    watch::reap(pidfd);
+    found
+}
+
+fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+/// True if the folder is not there.
+pub fn is_absent(error: &RecordError) -> bool {
+    match error {
+        RecordError::Gone { .. } => true,
+        RecordError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}

@@ -1,0 +1,182 @@
+//! Watching over one living task: its executor's pidfd, and an adoption when the executor dies.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_record::{Record, Status, SupervisionDir, TaskResult, now_ms};
+use holdfast_sys::process::PidFd;
+use holdfast_sys::readiness::Registered;
+use tokio::io::Interest;
+
+use crate::driver::Driver;
+use crate::table::{Facts, Outcome, Phase};
+use crate::takeover::{self, Found};
+
+/// Pauses between attempts to give an orphaned task an executor.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What an executor that adopts the task is started with.
+#[derive(Debug, Clone, Default)]
+pub struct Adoption {
+    /// Where executors live.
+    pub shared_cgroups: Vec<PathBuf>,
+    /// `KEY=value` of the task; held only while it lives.
+    pub environment: Vec<String>,
+}
+
+/// Watches until the task is over or gone from the table; `executor` is who answers for it, if anybody does.
+pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executor: Option<PidFd>) {
+    tokio::spawn(async move {
+        let outcome = until_over(&driver, &facts, &adoption, executor).await;
+        let Some(outcome) = outcome else { return };
+        if outcome.oom_killed {
+            driver
+                .events
+                .send(&facts.name, "Killed by the kernel for want of memory", &[]);
+        }
+        if let Some(reason) = &outcome.error {
+            driver
+                .events
+                .send(&facts.name, "Exit status not known", &[("reason", reason.clone())]);
+        }
+        driver.tasks.over(facts, outcome).await;
+    });
+}
+
+async fn until_over(
+    driver: &Driver,
+    facts: &Facts,
+    adoption: &Adoption,
+    mut executor: Option<PidFd>,
+) -> Option<Outcome> {
+    let mut pause = FIRST_PAUSE;
+    let mut told = false;
+    loop {
+        if let Some(pidfd) = executor.take()
+            && let Err(e) = exited(pidfd).await
+        {
+            // Without the descriptor the folder is looked at from time to time.
+            tracing::warn!(task_id = facts.name.id, error = %e, "cannot watch the executor");
+        }
+        if !matches!(driver.tasks.phase(&facts.name.id).await, Some(Phase::Running(_))) {
+            return None;
+        }
+        let dir = match SupervisionDir::open(&facts.dir) {
+            Ok(dir) => dir,
+            Err(e) => return Some(Outcome::unknown(format!("the task's records are lost: {e}"))),
+        };
+        // Boxed: a task that only runs needs no room for what is done when its executor dies.
+        let taking_over = Box::pin(takeover::take_over(
+            driver,
+            &dir,
+            &adoption.shared_cgroups,
+            &adoption.environment,
+        ));
+        match taking_over.await {
+            Ok(Found::Over(result)) => return Some(result.into()),
+            Ok(Found::NeverStarted) => return Some(Outcome::unknown("the task was never started")),
+            Ok(Found::Supervised {
+                executor: pidfd,
+                record,
+                adopted,
+            }) => {
+                if adopted {
+                    driver.events.send(
+                        &facts.name,
+                        "Executor died; another one has adopted the task",
+                        &[("executor_pid", record.executor.pid.to_string())],
+                    );
+                }
+                executor = Some(pidfd);
+                told = false;
+                // An executor that dies as soon as it has adopted must not be started without a pause.
+                tokio::time::sleep(FIRST_PAUSE).await;
+                continue;
+            }
+            Ok(Found::Orphaned { record, reason }) => {
+                if let Some(outcome) = ended_unseen(&dir, &record, &reason) {
+                    return Some(outcome);
+                }
+                if !told {
+                    driver.events.send(
+                        &facts.name,
+                        "Executor died; the task runs on without one",
+                        &[("reason", reason)],
+                    );
+                    told = true;
+                }
+            }
+            Err(reason) => tracing::warn!(
+                task_id = facts.name.id,
+                reason,
+                "cannot tell what has become of the task"
+            ),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The end of a task that has no executor and cannot get one. Nothing is told that is not on disk, so the driver writes
+/// the result in the executor's place. `None`: the main process lives, or this cannot be told.
+fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<Outcome> {
+    match record.main.open() {
+        Ok(None) => {}
+        Ok(Some(pidfd)) if pidfd.has_exited().unwrap_or(false) => {}
+        Ok(Some(_)) | Err(_) => return None,
+    }
+    let _lock = dir.lock().ok()??;
+    let status = Status::Unknown(format!(
+        "the task ended while it had no executor, and none could be started: {reason}"
+    ));
+    let (status, finished_at_ms) = match dir.exit() {
+        Ok(Some(exit)) => crate::exit::status_of(&exit),
+        Ok(None) => (status, now_ms()),
+        Err(e) => (Status::Unknown(e.to_string()), now_ms()),
+    };
+    let result = TaskResult::new(status, false, record.started_at_ms, finished_at_ms);
+    if let Err(e) = dir.write_result(&result) {
+        tracing::warn!(task_id = record.task_id, error = %e, "cannot write the result of a task without an executor");
+        return None;
+    }
+    Some(result.into())
+}
+
+/// Returns when the process has ended (pidfd_open(2): its descriptor is readable from then on), and sees to it that no
+/// zombie of ours is left.
+pub async fn exited(pidfd: PidFd) -> io::Result<()> {
+    let registered = Registered::new(pidfd.into(), Interest::READABLE)?;
+    registered.readable().await?;
+    // Fails for a process that is not our child, which another one waits for.
+    let _ = PidFd::from_fd(registered.as_fd().try_clone_to_owned()?).wait();
+    Ok(())
+}
+
+/// The same for a process that nobody here waits for any longer.
+pub fn reap(pidfd: PidFd) {
+    tokio::spawn(exited(pidfd));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_has_exited_when_its_pidfd_is_readable() {
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pidfd = PidFd::open(i32::try_from(child.id()).unwrap()).unwrap();
+        let waiting = tokio::spawn(exited(pidfd));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(child.stdin.take());
+        waiting.await.unwrap().unwrap();
+        assert!(child.wait().is_err(), "it has been waited for");
+    }
+}

@@ -1,0 +1,131 @@
+//! Taking over a task whose executor died, from what is on disk. It ends where a launch ends, so that all behind it is the same.
+
+use std::io;
+
+use holdfast_cgroup::SessionScope;
+use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names};
+use holdfast_sys::process::PidFd;
+use holdfast_sys::readiness::Registered;
+use tokio::io::Interest;
+
+use crate::launch::{LaunchError, open_fifo};
+use crate::log;
+use crate::output::Sink;
+use crate::pump::{Pump, Stream};
+use crate::task;
+
+/// A task to go on with.
+#[derive(Debug)]
+pub struct Adopted {
+    /// As it was, but for the executor.
+    pub record: Record,
+    /// `None`: it is over, and reaped.
+    pub main: Option<PidFd>,
+    /// `None`: it died.
+    pub init: Option<PidFd>,
+    /// The init's events.
+    pub events: Registered,
+    /// The thread that moves the output.
+    pub pump: Pump,
+    /// The task's cgroups.
+    pub scope: Option<holdfast_cgroup::Scope>,
+}
+
+/// Why a task cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The result is on disk.
+    #[error("the task in {0} is over")]
+    Over(String),
+    /// No task was ever recorded.
+    #[error("{0} holds no record of a task")]
+    NoRecord(String),
+    /// The pids are strangers' by now.
+    #[error("the task in {0} ran before the host was booted")]
+    OtherBoot(String),
+    /// A record could not be read or written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The output could not be taken over.
+    #[error(transparent)]
+    Output(#[from] LaunchError),
+    /// A system call.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Takes over. The caller holds the folder's lock.
+pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
+    let folder = || dir.path().display().to_string();
+    let io = |what| move |source| AdoptError::Io { what, source };
+    if dir.result()?.is_some() {
+        return Err(AdoptError::Over(folder()));
+    }
+    let mut record = dir.record()?.ok_or_else(|| AdoptError::NoRecord(folder()))?;
+    if record.boot_id != holdfast_record::boot_id().map_err(io("reading the boot id"))? {
+        return Err(AdoptError::OtherBoot(folder()));
+    }
+    let main = record.main.open().map_err(io("opening the main process"))?;
+    let init = record.init.open().map_err(io("opening the init"))?;
+    let events = open_fifo(dir, names::EVENTS)?;
+    let events = Registered::new(events, Interest::READABLE).map_err(io("watching the init"))?;
+    let mut streams = Vec::new();
+    for (name, output) in [
+        (names::STDOUT, &record.plan.stdout),
+        (names::STDERR, &record.plan.stderr),
+    ] {
+        streams.extend(stream(dir, name, output)?);
+    }
+    let pump = Pump::start(streams).map_err(io("starting the pump"))?;
+    let scope = task::scope_of(&record.plan.placement);
+    if let Some(scope) = &scope {
+        end_sessions(scope);
+    }
+    record.executor = ProcessIdentity::of_self().map_err(io("identifying the executor"))?;
+    dir.write_record(&record)?;
+    Ok(Adopted {
+        record,
+        main,
+        init,
+        events,
+        pump,
+        scope,
+    })
+}
+
+/// A log folder that is gone must not keep the task from having an executor: its output is then read and thrown away, and said so.
+fn stream(dir: &SupervisionDir, name: &str, output: &OutputRecord) -> Result<Option<Stream>, AdoptError> {
+    let sink = match Sink::open(output) {
+        Ok(None) => return Ok(None),
+        Ok(Some(sink)) => sink,
+        Err(e) => {
+            log::line(&format!("{e}; the task's output is thrown away"));
+            let null = OutputRecord::Path("/dev/null".into());
+            match Sink::open(&null).map_err(|source| AdoptError::Io {
+                what: "opening /dev/null",
+                source,
+            })? {
+                Some(sink) => sink,
+                None => return Ok(None),
+            }
+        }
+    };
+    Ok(Some(Stream {
+        source: open_fifo(dir, name)?,
+        sink,
+    }))
+}
+
+/// Sessions belong to the dead executor's clients.
+fn end_sessions(scope: &holdfast_cgroup::Scope) {
+    for session in SessionScope::list(scope).unwrap_or_default() {
+        if session.kill().is_err() || session.remove().is_err() {
+            log::line("a session of the dead executor is still there");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Reaping: the executor is a subreaper, so that it has children that it never started.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use holdfast_sys::process::{self, ExitStatus};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// Who is waiting for which child.
+#[derive(Debug, Clone, Default)]
+pub struct Children(Arc<Mutex<HashMap<i32, oneshot::Sender<ExitStatus>>>>);
+
+impl Children {
+    /// Reaps every child from now on. Within the runtime.
+    pub fn reap() -> io::Result<Self> {
+        let mut ended = signal(SignalKind::child())?;
+        let children = Self::default();
+        let registered = children.clone();
+        tokio::spawn(async move {
+            while ended.recv().await.is_some() {
+                registered.reap_ended();
+            }
+        });
+        Ok(children)
+    }
+
+    /// The status of a child that was just started; to be asked for before anything is awaited, as it may have ended already.
+    pub fn status_of(&self, pid: i32) -> oneshot::Receiver<ExitStatus> {
+        let (sender, receiver) = oneshot::channel();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(pid, sender);
+        receiver
+    }
+
+    fn reap_ended(&self) {
+        while let Ok(Some(child)) = process::peek_any_child() {
+            let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&child.pid);
+            if process::reap(child.pid).is_err() {
+                return;
+            }
+            if let Some(sender) = waiting {
+                let _ = sender.send(child.status);
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The other side of the socket: starting an executor, and talking to one that is there.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_record::{RecordError, SupervisionDir, names};
+use holdfast_sys::process::{self, PidFd};
+use holdfast_sys::readiness::Registered;
+use holdfast_sys::spawn::{Code, SpawnError, Steps};
+use holdfast_sys::{file, socket, spawn};
+use holdfast_wire::executor_v1::executor_client::ExecutorClient;
+use holdfast_wire::executor_v1::{IdentifyRequest, IdentifyResponse};
+use hyper_util::rt::TokioIo;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+/// How long an executor may take until it listens; it needs a millisecond.
+const LISTENING_BOUND: Duration = Duration::from_secs(20);
+/// How long a connected executor may take to say who it is.
+const IDENTIFY_BOUND: Duration = Duration::from_secs(5);
+
+/// Starts executors.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    executor: PathBuf,
+}
+
+/// What a new executor does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMode {
+    /// Waits for a task to launch.
+    Fresh,
+    /// Takes over the task that the record names.
+    Adopt,
+}
+
+/// An executor that has said who it is.
+#[derive(Debug)]
+pub struct Peer {
+    /// Readable when it has ended.
+    pub pidfd: PidFd,
+    /// What it answered.
+    pub identity: IdentifyResponse,
+    /// The connection; closed when dropped.
+    pub executor: ExecutorClient<Channel>,
+}
+
+/// Why no executor was started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A cgroup for executors could not be made or opened.
+    #[error("preparing the executors' cgroup {}: {source}", path.display())]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program could not be executed.
+    #[error("starting executor {}: {reason}", path.display())]
+    Start {
+        /// The program.
+        path: PathBuf,
+        /// Which step failed, and why.
+        reason: String,
+    },
+    /// It ended before it listened.
+    #[error("executor {} ended before it listened: {reason}", path.display())]
+    Ended {
+        /// The program.
+        path: PathBuf,
+        /// The last lines of its log.
+        reason: String,
+    },
+    /// It did not listen in time and was killed.
+    #[error("executor {} did not listen within {} s", path.display(), LISTENING_BOUND.as_secs())]
+    Silent {
+        /// The program.
+        path: PathBuf,
+    },
+    /// It listened and could not be talked to.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+/// Why there is nobody to talk to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No socket, or nobody listens on it.
+    #[error("connecting to {}: {source}", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody listens who is not this task's executor; nothing was asked of them.
+    #[error("{} is not this task's executor: {reason}", path.display())]
+    Stranger {
+        /// The socket.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// It did not answer as an executor does.
+    #[error("asking the executor at {} who it is: {reason}", path.display())]
+    Identify {
+        /// The socket.
+        path: PathBuf,
+        /// What came instead.
+        reason: String,
+    },
+    /// The intent could not be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl Launcher {
+    /// Executors will run this program.
+    pub fn new(executor: PathBuf) -> Self {
+        Self { executor }
+    }
+
+    /// Starts an executor on a supervision directory and returns when it listens. It lives in `shared_cgroups` (made if they are
+    /// missing): one directory on v2, into which it is cloned; any number on v1, which it enters itself.
+    pub async fn start(
+        &self,
+        dir: &SupervisionDir,
+        shared_cgroups: &[PathBuf],
+        mode: StartMode,
+    ) -> Result<Peer, LaunchError> {
+        let started = self.spawn(dir, shared_cgroups, mode)?;
+        match tokio::time::timeout(LISTENING_BOUND, listening(started.ready)).await {
+            Ok(true) => Ok(connect(dir).await?),
+            Ok(false) => {
+                let _ = tokio::time::timeout(Duration::from_secs(1), ended(&started.pidfd)).await;
+                let _ = started.pidfd.wait();
+                let path = self.executor.clone();
+                Err(LaunchError::Ended {
+                    path,
+                    reason: last_lines(dir),
+                })
+            }
+            Err(_) => {
+                let _ = started.pidfd.send_signal(libc::SIGKILL);
+                let _ = ended(&started.pidfd).await;
+                let _ = started.pidfd.wait();
+                Err(LaunchError::Silent {
+                    path: self.executor.clone(),
+                })
+            }
+        }
+    }
+
+    fn spawn(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf], mode: StartMode) -> Result<Started, LaunchError> {
+        let failed = |reason: String| LaunchError::Start {
+            path: self.executor.clone(),
+            reason,
+        };
+        let io_failed = |what: &str| {
+            let what = what.to_owned();
+            move |e: io::Error| LaunchError::Start {
+                path: self.executor.clone(),
+                reason: format!("{what}: {e}"),
+            }
+        };
+        for path in shared_cgroups {
+            std::fs::create_dir_all(path).map_err(|source| LaunchError::Cgroup {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let unified = match shared_cgroups {
+            [path] if path.join("cgroup.events").exists() && path.join("cgroup.controllers").exists() => {
+                let opened = std::fs::File::open(path);
+                Some(opened.map_err(|source| LaunchError::Cgroup {
+                    path: path.clone(),
+                    source,
+                })?)
+            }
+            _ => None,
+        };
+        let (ready, ready_writer) = socket::pipe().map_err(io_failed("making a pipe"))?;
+        let null = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(io_failed("opening /dev/null"))?;
+        let log = file::open_at(
+            dir,
+            names::LOG,
+            libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW,
+            0o600,
+        )
+        .map_err(io_failed("opening executor.log"))?;
+        // Above the numbers that are about to be overwritten.
+        let above =
+            |fd: &dyn AsFdObject| file::duplicate_above(fd.fd(), 16).map_err(io_failed("duplicating a descriptor"));
+        let (null, log, ready_writer) = (above(&null)?, above(&log)?, above(&ready_writer)?);
+        let mut arguments: Vec<std::ffi::OsString> = vec![
+            "holdfast-executor".into(),
+            "supervise".into(),
+            dir.path().into(),
+            "3".into(),
+        ];
+        if mode == StartMode::Adopt {
+            arguments.push("--adopt".into());
+        }
+        if unified.is_none() {
+            arguments.extend(shared_cgroups.iter().map(|path| path.clone().into_os_string()));
+        }
+        let mut steps = Steps::new()
+            .new_session()
+            .duplicate(null.as_raw_fd(), 0)
+            .duplicate(null.as_raw_fd(), 1)
+            .duplicate(log.as_raw_fd(), 2)
+            .duplicate(ready_writer.as_raw_fd(), 3)
+            .change_directory("/")
+            .umask(0o077)
+            .default_signals()
+            .close_from(4)
+            // Nothing of the agent's environment goes on: it holds tokens (contract, pain 27).
+            .exec(&self.executor, &arguments, &[] as &[&str]);
+        let spawned = spawn::spawn_and_wait(&mut steps, unified.as_ref().map(AsFd::as_fd)).map_err(|e| match e {
+            SpawnError::Clone(e) => failed(format!("clone: {e}")),
+            SpawnError::Step(failure) => {
+                let step = Code::of(failure.code.into()).map_or_else(|| "?".into(), |code| format!("{code:?}"));
+                failed(format!("{step}: {}", io::Error::from_raw_os_error(failure.errno)))
+            }
+        });
+        let (_, pidfd) = spawned?;
+        let ready = Registered::new(ready, Interest::READABLE).map_err(io_failed("watching the executor"))?;
+        Ok(Started { pidfd, ready })
+    }
+}
+
+/// Lets one closure take different kinds of descriptor.
+trait AsFdObject {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
+}
+
+impl<T: AsFd> AsFdObject for T {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+struct Started {
+    pidfd: PidFd,
+    ready: Registered,
+}
+
+/// True if the executor says that it listens; false if it ended first.
+async fn listening(ready: Registered) -> bool {
+    let mut byte = [0];
+    matches!(ready.read(&mut byte).await, Ok(1))
+}
+
+async fn ended(pidfd: &PidFd) -> io::Result<()> {
+    let registered = Registered::new(pidfd.try_clone()?.into(), Interest::READABLE)?;
+    registered.readable().await
+}
+
+fn last_lines(dir: &SupervisionDir) -> String {
+    let log = std::fs::read_to_string(dir.path().join(names::LOG)).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().rev().take(3).collect();
+    match lines.is_empty() {
+        true => "it said nothing".to_owned(),
+        false => lines.into_iter().rev().collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// Connects to the executor of a supervision directory. Nothing is asked of a process of another user, and nothing but who it is
+/// before it has shown that it knows the task and the nonce of the intent.
+pub async fn connect(dir: &SupervisionDir) -> Result<Peer, ConnectError> {
+    let path = dir.path().join(names::SOCKET);
+    let (pidfd, mut executor) = connect_path(&dir.socket_address(names::SOCKET), &path).await?;
+    let intent = dir.intent()?;
+    let identity = identify(&mut executor, &path).await?;
+    let stranger = |reason: String| ConnectError::Stranger {
+        path: path.clone(),
+        reason,
+    };
+    if identity.task_id != intent.task_id {
+        return Err(stranger(format!(
+            "it has task {:?}, not {:?}",
+            identity.task_id, intent.task_id
+        )));
+    }
+    if identity.nonce != intent.nonce {
+        return Err(stranger("it does not know the nonce of the intent".to_owned()));
+    }
+    Ok(Peer {
+        pidfd,
+        identity,
+        executor,
+    })
+}
+
+/// Connects to a socket by its path alone, for a person who names it.
+pub async fn connect_socket(path: &Path) -> Result<Peer, ConnectError> {
+    let (pidfd, mut executor) = connect_path(path, path).await?;
+    let identity = identify(&mut executor, path).await?;
+    Ok(Peer {
+        pidfd,
+        identity,
+        executor,
+    })
+}
+
+async fn identify(executor: &mut ExecutorClient<Channel>, path: &Path) -> Result<IdentifyResponse, ConnectError> {
+    let failed = |reason: String| ConnectError::Identify {
+        path: path.to_owned(),
+        reason,
+    };
+    match tokio::time::timeout(IDENTIFY_BOUND, executor.identify(IdentifyRequest {})).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(failed(status.message().to_owned())),
+        Err(_) => Err(failed(format!("no answer within {} s", IDENTIFY_BOUND.as_secs()))),
+    }
+}
+
+async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorClient<Channel>), ConnectError> {
+    let unreachable = |source| ConnectError::Unreachable {
+        path: path.to_owned(),
+        source,
+    };
+    let stream = UnixStream::connect(address).await.map_err(unreachable)?;
+    let credentials = socket::peer_credentials(&stream).map_err(unreachable)?;
+    let own = process::effective_uid();
+    if credentials.uid != own && credentials.uid != 0 {
+        let reason = format!(
+            "pid {} of uid {} listens there, not uid {own}",
+            credentials.pid, credentials.uid
+        );
+        return Err(ConnectError::Stranger {
+            path: path.to_owned(),
+            reason,
+        });
+    }
+    let pidfd = match socket::peer_pidfd(&stream) {
+        Ok(fd) => PidFd::from_fd(fd),
+        // Before Linux 6.5.
+        Err(_) => PidFd::open(credentials.pid).map_err(unreachable)?,
+    };
+    let mut once = Some(TokioIo::new(stream));
+    let channel = Endpoint::from_static("http://executor")
+        .connect_with_connector(service_fn(move |_| {
+            let stream = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+            async move { stream }
+        }))
+        .await
+        .map_err(|e| ConnectError::Identify {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        })?;
+    Ok((pidfd, ExecutorClient::new(channel)))
+}

@@ -1,0 +1,493 @@
+//! From a task to a main process that is recorded and released.
+//!
+//! What is there when the executor is killed here: before the init is cloned, a folder without a record; after it, a main process
+//! behind a gate that only this executor can open, so that it exits; after the record, an adoptable task.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_cgroup::{MemoryMax, Scope};
+use holdfast_init::exit::{self, Kind};
+use holdfast_init::protocol::{self, Event, fd};
+use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names, now_ms};
+use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
+use holdfast_sys::process::PidFd;
+use holdfast_sys::readiness::{self, Registered};
+use holdfast_sys::socket::{message_pair, pipe, receive_with_descriptor};
+use holdfast_sys::spawn::{self, Code, Failure, SpawnError, Steps};
+use holdfast_wire::executor_v1;
+use tokio::io::Interest;
+
+use crate::children::Children;
+use crate::log;
+use crate::output::Sink;
+use crate::pump::{Pump, Stream};
+use crate::task::{self, NamedSteps, Task, TaskError, UMASK};
+
+/// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
+const START_BOUND: Duration = Duration::from_secs(30);
+
+/// A task whose main process runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// What is on disk.
+    pub record: Record,
+    /// The main process.
+    pub main: PidFd,
+    /// Its parent.
+    pub init: PidFd,
+    /// The init's events.
+    pub events: Registered,
+    /// The thread that moves the output.
+    pub pump: Pump,
+    /// The task's cgroups.
+    pub scope: Option<Scope>,
+    /// `KEY=value`; sessions get it.
+    pub env: Vec<String>,
+    /// What could not be done as asked.
+    pub warnings: Vec<String>,
+}
+
+/// Why the main process does not run; nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The request cannot be meant.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// Something on the way to the clone.
+    #[error("{what}: {source}")]
+    Prepare {
+        /// What was attempted, on what.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A record could not be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A cgroup of our own could not be made.
+    #[error(transparent)]
+    Scope(#[from] holdfast_cgroup::ScopeError),
+    /// A step of the main process failed: step, object, reason.
+    #[error("{explanation}")]
+    Step {
+        /// One line.
+        explanation: String,
+        /// Error number.
+        errno: i32,
+    },
+    /// The init was killed, or did not answer.
+    #[error("the init {0}")]
+    Init(String),
+}
+
+impl LaunchError {
+    /// Whether another try may succeed although nothing is changed in the job (contract, S-2).
+    pub fn is_retryable(&self) -> bool {
+        let errno = match self {
+            Self::Prepare { source, .. } => source.raw_os_error(),
+            Self::Step { errno, .. } => Some(*errno),
+            Self::Init(_) => return true,
+            Self::Record(e) => return e.is_transient(),
+            Self::Task(_) | Self::Scope(_) => None,
+        };
+        const PASSING: [i32; 7] = [
+            libc::ENOMEM,
+            libc::EAGAIN,
+            libc::EBUSY,
+            libc::ETXTBSY,
+            libc::ENOSPC,
+            libc::EMFILE,
+            libc::ENFILE,
+        ];
+        errno.is_some_and(|errno| PASSING.contains(&errno))
+    }
+}
+
+fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Result<T, LaunchError> {
+    answer.map_err(|source| LaunchError::Prepare {
+        what: what.into(),
+        source,
+    })
+}
+
+/// Launches. `init_program` is the path of the init on disk.
+pub async fn launch(
+    dir: &SupervisionDir,
+    spec: executor_v1::TaskSpec,
+    init_program: &Path,
+    children: &Children,
+) -> Result<Launched, LaunchError> {
+    let mut task = Task::of(spec)?;
+    let scope = task::scope_of(&task.plan.placement);
+    if let Some(scope) = &scope {
+        scope.make()?;
+        task.plan.placement.scope_inode = scope.inode();
+    }
+    let launched = clone_and_release(dir, task, scope.clone(), init_program, children).await;
+    if launched.is_err()
+        && let Some(scope) = scope
+    {
+        let _ = scope.remove();
+    }
+    launched
+}
+
+async fn clone_and_release(
+    dir: &SupervisionDir,
+    task: Task,
+    scope: Option<Scope>,
+    init_program: &Path,
+    children: &Children,
+) -> Result<Launched, LaunchError> {
+    let warnings = apply_limits(scope.as_ref(), &task.limits);
+    let owner = task
+        .plan
+        .credentials
+        .as_ref()
+        .map(|credentials| (credentials.uid, credentials.gid));
+    let stdout = Channel::make(dir, names::STDOUT, &task.plan.stdout, owner)?;
+    let stderr = Channel::make(dir, names::STDERR, &task.plan.stderr, owner)?;
+    let exit = prefilled_exit(dir)?;
+    let events = make_fifo(dir, names::EVENTS)?;
+    let (gate, release) = preparing("making the gate", pipe())?;
+    let (report, init_report) = preparing("making a socket pair", message_pair())?;
+    let unified = match &scope {
+        Some(scope) if scope.version == holdfast_cgroup::Version::V2 => {
+            let path = scope.join.first().unwrap_or(&scope.kill);
+            Some(preparing(
+                format!("opening cgroup {}", path.display()),
+                open_directory(path),
+            )?)
+        }
+        _ => None,
+    };
+    let steps = main_steps(&task, if unified.is_some() { None } else { scope.as_ref() });
+    let plan = preparing("preparing the steps", in_memory("plan"))?;
+    let block = preparing("preparing the steps", steps.steps.as_bytes())?;
+    preparing(
+        "preparing the steps",
+        File::from(preparing("plan", plan.try_clone())?).write_all_at(block, 0),
+    )?;
+
+    let baseline = scope
+        .as_ref()
+        .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
+        .unwrap_or(0);
+    let init = spawn_init(
+        init_program,
+        &[
+            (&plan, fd::PLAN),
+            (&stdout.fifo, fd::STDOUT),
+            (&stderr.fifo, fd::STDERR),
+            (&exit, fd::EXIT),
+            (&events, fd::EVENTS),
+            (&gate, fd::GATE),
+            (&init_report, fd::REPORT),
+        ],
+        unified.as_ref(),
+    )?;
+    let mut unreleased = Unreleased {
+        init: Some(init),
+        main: None,
+    };
+    let _ = children;
+    drop((init_report, gate, exit, plan));
+    let (pid, main) = cloned(report, dir, &steps).await?;
+    unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
+    let init = unreleased.init.as_ref().expect("it was put there above");
+    let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
+    let record = Record {
+        version: Record::VERSION,
+        task_id: task.task_id,
+        alloc_id: task.alloc_id,
+        task_name: task.task_name,
+        boot_id: preparing("reading the boot id", holdfast_record::boot_id())?,
+        started_at_ms: now_ms(),
+        executor: preparing("identifying the executor", ProcessIdentity::of_self())?,
+        init: identify("the init", init)?,
+        main: identify(&format!("the main process, pid {pid},"), &main)?,
+        committed: false,
+        plan: task.plan,
+        oom_baseline: baseline,
+        stop: None,
+        extra: holdfast_record::Extra::new(),
+    };
+    dir.write_record(&record)?;
+    preparing("releasing the main process", readiness::write(&release, &[1]))?;
+    let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
+    match first_event(&events).await? {
+        Event::Started | Event::Exited => {}
+        Event::NotStarted => return Err(not_started(dir, &steps)),
+    }
+    let streams = [stdout.stream()?, stderr.stream()?].into_iter().flatten().collect();
+    let pump = preparing("starting the pump", Pump::start(streams))?;
+    let init = unreleased.init.take().expect("it was put there above");
+    unreleased.main = None;
+    Ok(Launched {
+        record,
+        main,
+        init,
+        events,
+        pump,
+        scope,
+        env: task.env,
+        warnings,
+    })
+}
+
+/// Kills what a failed launch has cloned.
+struct Unreleased {
+    init: Option<PidFd>,
+    main: Option<PidFd>,
+}
+
+impl Drop for Unreleased {
+    fn drop(&mut self) {
+        for pidfd in [&self.main, &self.init].into_iter().flatten() {
+            let _ = pidfd.send_signal(libc::SIGKILL);
+        }
+    }
+}
+
+fn apply_limits(scope: Option<&Scope>, limits: &executor_v1::Limits) -> Vec<String> {
+    let executor_v1::Limits {
+        memory_max_bytes,
+        memory_low_bytes,
+        cpu_shares,
+        cpuset_cpus,
+    } = limits.clone();
+    let limits = holdfast_cgroup::Limits {
+        memory_max: memory_max_bytes.map(MemoryMax::from_bytes),
+        memory_low: memory_low_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        cpu_shares,
+        cpuset_cpus,
+    };
+    let Some(scope) = scope.filter(|scope| !scope.foreign) else {
+        return Vec::new();
+    };
+    match holdfast_cgroup::apply(scope, &limits) {
+        Ok(()) => Vec::new(),
+        Err(e) => e
+            .refusals
+            .iter()
+            .map(ToString::to_string)
+            .inspect(|refusal| log::line(refusal))
+            .collect(),
+    }
+}
+
+/// One standard stream of the task.
+struct Channel {
+    /// What the init holds and the main process inherits.
+    fifo: OwnedFd,
+    sink: Option<Sink>,
+}
+
+impl Channel {
+    fn make(
+        dir: &SupervisionDir,
+        name: &str,
+        output: &OutputRecord,
+        owner: Option<(u32, u32)>,
+    ) -> Result<Self, LaunchError> {
+        let sink = Sink::open(output).map_err(|source| LaunchError::Prepare {
+            what: "preparing the output".into(),
+            source,
+        })?;
+        if sink.is_none() {
+            let null = File::options().read(true).write(true).open("/dev/null");
+            return Ok(Self {
+                fifo: preparing("opening /dev/null", null)?.into(),
+                sink,
+            });
+        }
+        let fifo = make_fifo(dir, name)?;
+        if let Some((uid, gid)) = owner {
+            // So that the task can open /dev/stdout again.
+            preparing(format!("giving {name} to uid {uid}"), change_owner(&fifo, uid, gid))?;
+        }
+        // The task's own writes block as on any pipe.
+        preparing(format!("opening {name}"), readiness::set_nonblocking(&fifo, false))?;
+        Ok(Self { fifo, sink })
+    }
+
+    fn stream(self) -> Result<Option<Stream>, LaunchError> {
+        let Some(sink) = self.sink else { return Ok(None) };
+        // Opened anew: the mode of blocking belongs to the open file and not to the descriptor.
+        let own = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(PathBuf::from(format!("/proc/self/fd/{}", self.fifo.as_raw_fd())));
+        Ok(Some(Stream {
+            source: preparing("opening the output FIFO", own)?.into(),
+            sink,
+        }))
+    }
+}
+
+/// Makes and opens a FIFO, both ways, so that it has no end of file.
+fn make_fifo(dir: &SupervisionDir, name: &str) -> Result<OwnedFd, LaunchError> {
+    preparing(format!("making FIFO {name}"), mkfifo_at(dir, name, 0o600))?;
+    open_fifo(dir, name)
+}
+
+/// Opens a FIFO of the folder without blocking.
+pub fn open_fifo(dir: &SupervisionDir, name: &str) -> Result<OwnedFd, LaunchError> {
+    let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    preparing(format!("opening FIFO {name}"), open_at(dir, name, flags, 0))
+}
+
+/// The exit record, as large as it will be.
+fn prefilled_exit(dir: &SupervisionDir) -> Result<OwnedFd, LaunchError> {
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    let file = File::from(preparing(
+        "making the exit record",
+        open_at(dir, names::EXIT, flags, 0o600),
+    )?);
+    preparing("filling the exit record", file.write_all_at(&exit::PENDING, 0))?;
+    Ok(file.into())
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    File::open(path).map(Into::into)
+}
+
+/// The steps of the main process. On v2 it is cloned into its cgroup; on v1 it joins one of each hierarchy.
+fn main_steps(task: &Task, join: Option<&Scope>) -> NamedSteps {
+    let plan = &task.plan;
+    let mut named = NamedSteps::default();
+    for directory in join.into_iter().flat_map(|scope| &scope.join) {
+        let procs = holdfast_cgroup::procs_file(directory);
+        named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(procs));
+    }
+    if let Some(path) = &plan.network_namespace {
+        named = named.then(path.clone(), |steps| steps.join_network_namespace(path));
+    }
+    let arguments: Vec<&str> = std::iter::once(&plan.command)
+        .chain(&task.args)
+        .map(String::as_str)
+        .collect();
+    named
+        .then("", Steps::new_session)
+        .then("output", |steps| steps.duplicate(fd::STDOUT, 1))
+        .then("error output", |steps| steps.duplicate(fd::STDERR, 2))
+        .then(plan.oom_score_adj.to_string(), |steps| {
+            steps.oom_score_adj(plan.oom_score_adj)
+        })
+        .then("", |steps| steps.umask(UMASK))
+        .credentials(plan)
+        .then(plan.work_dir.clone(), |steps| steps.change_directory(&plan.work_dir))
+        .then("", Steps::default_signals)
+        .then("", |steps| steps.gate(fd::GATE))
+        .then("", |steps| steps.close_from(3))
+        .then(plan.command.clone(), |steps| {
+            steps.exec(&plan.command, &arguments, &task.env)
+        })
+}
+
+fn spawn_init(program: &Path, descriptors: &[(&OwnedFd, i32)], cgroup: Option<&OwnedFd>) -> Result<PidFd, LaunchError> {
+    let null = preparing(
+        "opening /dev/null",
+        File::options().read(true).write(true).open("/dev/null"),
+    )?;
+    // Above the numbers that are about to be overwritten.
+    let above = |fd: &dyn AsFdObject| preparing("duplicating a descriptor", duplicate_above(fd.fd(), 32));
+    let null = above(&null)?;
+    let mut held = Vec::new();
+    let mut steps = Steps::new();
+    for number in 0..3 {
+        steps = steps.duplicate(null.as_raw_fd(), number);
+    }
+    let cgroup_entry = cgroup.map(|cgroup| (cgroup, fd::CGROUP));
+    for (descriptor, number) in descriptors.iter().copied().chain(cgroup_entry) {
+        let copy = above(descriptor)?;
+        steps = steps.duplicate(copy.as_raw_fd(), number);
+        held.push(copy);
+    }
+    let mut arguments = vec!["holdfast-init"];
+    arguments.extend(cgroup.map(|_| protocol::INTO_CGROUP));
+    let first_closed = if cgroup.is_some() { fd::CGROUP + 1 } else { fd::CGROUP };
+    let mut steps =
+        steps
+            .default_signals()
+            .close_from(first_closed.unsigned_abs())
+            .exec(program, &arguments, &[] as &[&str]);
+    match spawn::spawn_and_wait(&mut steps, None) {
+        Ok((_, pidfd)) => Ok(pidfd),
+        Err(SpawnError::Clone(source)) => Err(LaunchError::Prepare {
+            what: "cloning the init".into(),
+            source,
+        }),
+        Err(SpawnError::Step(failure)) => Err(LaunchError::Step {
+            explanation: format!("the init: {}", task::explain(failure, &program.display().to_string())),
+            errno: failure.errno,
+        }),
+    }
+}
+
+/// Lets one closure take different kinds of descriptor.
+trait AsFdObject {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
+}
+
+impl<T: AsFd> AsFdObject for T {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+/// The pid and pidfd that the init sends back.
+async fn cloned(report: OwnedFd, dir: &SupervisionDir, steps: &NamedSteps) -> Result<(i32, PidFd), LaunchError> {
+    let report = preparing("watching the init", Registered::new(report, Interest::READABLE))?;
+    match tokio::time::timeout(START_BOUND, report.readable()).await {
+        Ok(ready) => preparing("hearing from the init", ready)?,
+        Err(_) => return Err(LaunchError::Init("did not clone the main process in time".into())),
+    }
+    let mut pid = [0; protocol::CLONED_SIZE];
+    match preparing("hearing from the init", receive_with_descriptor(&report, &mut pid))? {
+        (protocol::CLONED_SIZE, Some(pidfd)) => Ok((i32::from_le_bytes(pid), PidFd::from_fd(pidfd))),
+        // It could not clone, and recorded that before it closed its end.
+        _ => Err(not_started(dir, steps)),
+    }
+}
+
+async fn first_event(events: &Registered) -> Result<Event, LaunchError> {
+    let mut byte = [0];
+    match tokio::time::timeout(START_BOUND, events.read(&mut byte)).await {
+        Ok(Ok(1)) => Event::of(byte[0]).ok_or_else(|| LaunchError::Init(format!("told event {}", byte[0]))),
+        Ok(Ok(_)) => Err(LaunchError::Init("told nothing".into())),
+        Ok(Err(source)) => Err(LaunchError::Prepare {
+            what: "hearing from the init".into(),
+            source,
+        }),
+        Err(_) => Err(LaunchError::Init(
+            "did not see the main process executed in time".into(),
+        )),
+    }
+}
+
+fn not_started(dir: &SupervisionDir, steps: &NamedSteps) -> LaunchError {
+    match dir.exit() {
+        Ok(Some(record)) => match record.kind {
+            Kind::NotStarted { step, errno } => {
+                let failure = Failure::of(step, errno);
+                let explanation = match Code::of(failure.code.into()) {
+                    Some(_) => steps.explain(failure),
+                    None => task::explain(failure, "the main process"),
+                };
+                LaunchError::Step { explanation, errno }
+            }
+            Kind::Exited(_) | Kind::Signalled(_) => {
+                LaunchError::Init("lost the main process before it was released".into())
+            }
+        },
+        Ok(None) => LaunchError::Init("ended before it had cloned the main process".into()),
+        Err(e) => e.into(),
+    }
+}

@@ -1,0 +1,19 @@
+//! The supervisor of one task: start, output, escalation, sessions and adoption.
+//!
+//! One owner, [`supervisor`], makes every transition of the task's state; request handlers only enqueue. Two threads: the
+//! asynchronous one, and the [`pump`], which writes the output.
+
+pub mod adopt;
+pub mod children;
+pub mod client;
+pub mod init_binary;
+pub mod launch;
+pub mod log;
+pub mod output;
+pub mod pump;
+pub mod server;
+pub mod service;
+pub mod session;
+pub mod supervise;
+pub mod supervisor;
+pub mod task;

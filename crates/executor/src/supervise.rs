@@ -1,0 +1,123 @@
+//! `holdfast-executor supervise DIR READY_FD [--adopt] [CGROUP...]`: what the driver starts. Not for people.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use holdfast_record::SupervisionDir;
+use holdfast_sys::{process, readiness};
+use holdfast_wire::executor_v1::executor_server::ExecutorServer;
+use tokio::sync::{mpsc, watch};
+
+use crate::children::Children;
+use crate::server::{self, Services};
+use crate::service::Service;
+use crate::session::Sessions;
+use crate::supervisor::{COMMIT_BOUND, IDLE, Supervisor};
+use crate::{adopt, init_binary, log};
+
+/// As low as systemd's own services; a task's executor must outlive the task when memory is short.
+const PROTECTED_SCORE: &str = "-900";
+
+/// The arguments, parsed without a parser that would cost every task memory.
+#[derive(Debug)]
+struct Arguments {
+    dir: PathBuf,
+    ready: OwnedFd,
+    adopt: bool,
+    cgroups: Vec<PathBuf>,
+}
+
+/// Runs to the end of the task. Errors are in the log, which is standard error.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
+    let arguments = parse(arguments)?;
+    // Allowed to few; without it the executor is as likely to be chosen as its launcher.
+    let _ = std::fs::write("/proc/self/oom_score_adj", PROTECTED_SCORE);
+    holdfast_cgroup::enter(&arguments.cgroups, 0).context("entering the executors' cgroup")?;
+    process::set_child_subreaper().context("becoming a subreaper")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(supervise(arguments))
+}
+
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Arguments> {
+    let (Some(dir), Some(ready)) = (arguments.next(), arguments.next()) else {
+        bail!("supervise takes a supervision directory and a descriptor");
+    };
+    let number = ready
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .context("the descriptor is not a number")?;
+    let ready = process::inherited_descriptor(number).with_context(|| format!("taking over descriptor {number}"))?;
+    let mut rest = arguments.peekable();
+    let adopt = rest.next_if(|argument| argument == "--adopt").is_some();
+    Ok(Arguments {
+        dir: dir.into(),
+        ready,
+        adopt,
+        cgroups: rest.map(PathBuf::from).collect(),
+    })
+}
+
+async fn supervise(arguments: Arguments) -> Result<()> {
+    let dir = SupervisionDir::open(&arguments.dir)?;
+    let Some(_lock) = dir.lock()? else {
+        bail!("another executor holds the task in {}", dir.path().display());
+    };
+    let intent = dir.intent()?;
+    let children = Children::reap().context("watching children")?;
+    let sessions = Sessions::default();
+    let (commands, queue) = mpsc::unbounded_channel();
+    let (snapshot, snapshots) = watch::channel(IDLE);
+    let adopted = if arguments.adopt {
+        Some(adopt::adopt(&dir)?)
+    } else {
+        None
+    };
+    let service = Service {
+        commands,
+        snapshot: snapshots,
+        intent: Arc::new(intent),
+        children: children.clone(),
+        sessions: sessions.clone(),
+    };
+    let state_dir = dir
+        .path()
+        .ancestors()
+        .nth(2)
+        .context("the supervision directory lies in no state directory")?;
+    let init_program = init_binary::lay_out(state_dir).context("laying out the init")?;
+    let listener = server::listen(&dir).with_context(|| format!("listening in {}", dir.path().display()))?;
+    let (leave, leaving) = watch::channel(false);
+    let serving = tokio::spawn(server::serve(
+        listener,
+        Services::default().with(ExecutorServer::new(service)),
+        leaving,
+    ));
+    // The launcher may have gone already.
+    let _ = readiness::write(&arguments.ready, b"R");
+    drop(arguments.ready);
+    let supervisor = Supervisor {
+        dir,
+        init_program,
+        children,
+        sessions,
+        commands: queue,
+        snapshot,
+        commit_bound: Some(COMMIT_BOUND),
+    };
+    match adopted {
+        Some(adopted) => {
+            log::line("adopted the task");
+            supervisor.run_adopted(adopted).await;
+        }
+        None => supervisor.run().await,
+    }
+    let _ = leave.send(true);
+    let _ = serving.await;
+    Ok(())
+}

@@ -1,0 +1,707 @@
+//! The owner of the task's state: every transition is made here, one after the other.
+//!
+//! ```text
+//!  Idle --launch--> Running --stop--> Stopping --+
+//!   |                  |                         |
+//!   | nobody launches  +--- main is over --------+--> Draining --result on disk--> Over
+//!   v
+//!  leaves
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_init::exit::{ExitRecord, Kind};
+use holdfast_init::steps::Failure;
+use holdfast_record::{ProcessIdentity, Record, Status, StopRecord, SupervisionDir, TaskResult, now_ms};
+use holdfast_sys::clock::boottime;
+use holdfast_sys::process::{ExitStatus, PidFd};
+use holdfast_sys::readiness::Registered;
+use holdfast_wire::executor_v1::TaskSpec;
+use tokio::io::Interest;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::adopt::Adopted;
+use crate::children::Children;
+use crate::launch::{self, LaunchError, Launched};
+use crate::pump::Pump;
+use crate::session::{Context, Sessions};
+use crate::{log, task};
+
+/// How long an executor without a committed task stays.
+pub const COMMIT_BOUND: Duration = Duration::from_secs(30);
+/// How long the killed may take to die before a stop fails with their names; as long as the built-in waits.
+const DYING_BOUND: Duration = Duration::from_secs(15);
+/// How long those that the main process left may take to die once killed, before the result is told without them.
+const STRAGGLER_BOUND: Duration = Duration::from_secs(2);
+/// How long the last output may take to be written.
+const DRAIN_BOUND: Duration = Duration::from_secs(1);
+/// How long the result may take to be synced.
+const SYNC_BOUND: Duration = Duration::from_secs(2);
+
+/// A request; answers go back by its channel.
+#[derive(Debug)]
+pub enum Command {
+    /// Start the main process.
+    Launch(Box<TaskSpec>, oneshot::Sender<Result<Started, LaunchRefusal>>),
+    /// The launcher answers for the task.
+    Commit(oneshot::Sender<Result<(), Refusal>>),
+    /// The environment of an adopted task.
+    Equip(Vec<String>, oneshot::Sender<Result<(), Refusal>>),
+    /// Signal, grace, kill.
+    Stop(Stop, oneshot::Sender<Result<(), Refusal>>),
+    /// A signal for the main process.
+    Signal(i32, oneshot::Sender<Result<(), Refusal>>),
+    /// What a session needs.
+    Context(oneshot::Sender<Result<Context, Refusal>>),
+    /// Leave; a task that still runs is killed first. Only `serve` and `run` offer this.
+    Leave,
+}
+
+/// How to end the task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// The signal that asks it to leave.
+    pub signal: i32,
+    /// How long it may take; zero: it is killed at once.
+    pub grace: Duration,
+}
+
+/// What a launch answers.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The main process.
+    pub main: ProcessIdentity,
+    /// Its parent.
+    pub init: ProcessIdentity,
+    /// Unix time in milliseconds.
+    pub started_at_ms: i64,
+    /// What could not be done as asked.
+    pub warnings: Vec<String>,
+}
+
+/// Why a launch was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchRefusal {
+    /// There is one already.
+    #[error("this executor has launched its task already")]
+    Again,
+    /// Nothing is left of it.
+    #[error(transparent)]
+    Failed(#[from] LaunchError),
+}
+
+/// Why a request was refused: what may happen in which state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No task was launched.
+    #[error("no task was launched")]
+    Idle,
+    /// It is over.
+    #[error("the task is over")]
+    Over,
+    /// The environment is not known after an adoption.
+    #[error("the task was adopted and its environment is not known yet")]
+    NotEquipped,
+    /// Not a signal number.
+    #[error("{0} is not a signal")]
+    NoSignal(i32),
+    /// The kernel said no.
+    #[error("sending signal {0}: {1}")]
+    Signal(i32, String),
+    /// Killed, and still there.
+    #[error("processes that were killed are still there after 15 s: {0}")]
+    Undead(String),
+}
+
+/// What anybody may know at any time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Where the task is in its life.
+    pub phase: Phase,
+    /// Once recorded.
+    pub main: Option<ProcessIdentity>,
+    /// Somebody answers for the task.
+    pub committed: bool,
+    /// Adopted and not equipped.
+    pub wants_environment: bool,
+}
+
+/// Where the task is in its life.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Nothing was launched.
+    Idle,
+    /// Main lives.
+    Running,
+    /// It was asked to leave, or killed.
+    Stopping,
+    /// Main is over; output and stragglers are dealt with.
+    Draining,
+    /// The result is on disk.
+    Over(TaskResult),
+}
+
+/// The state before anything was launched.
+pub const IDLE: Snapshot = Snapshot {
+    phase: Phase::Idle,
+    main: None,
+    committed: false,
+    wants_environment: false,
+};
+
+/// Owner of the task.
+#[derive(Debug)]
+pub struct Supervisor {
+    /// The folder; its lock is held by the caller.
+    pub dir: SupervisionDir,
+    /// The init on disk.
+    pub init_program: PathBuf,
+    /// Reaping.
+    pub children: Children,
+    /// All sessions.
+    pub sessions: Sessions,
+    /// Requests.
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    /// What is told about the state.
+    pub snapshot: watch::Sender<Snapshot>,
+    /// How long to wait for a launch and a commit; `None`: for ever, as a person's own executor does.
+    pub commit_bound: Option<Duration>,
+}
+
+/// A task that was started, by this executor or by one before it.
+struct Living {
+    record: Record,
+    main: Option<PidFd>,
+    /// Watched while the init lives, which tells and records the end.
+    init: Option<(PidFd, Registered)>,
+    /// Watched once the init is gone.
+    main_ended: Option<Registered>,
+    main_status: oneshot::Receiver<ExitStatus>,
+    events: Registered,
+    pump: Pump,
+    scope: Option<Arc<holdfast_cgroup::Scope>>,
+    plan: Arc<holdfast_record::PlanRecord>,
+    env: Option<Arc<Vec<String>>>,
+    /// When to kill.
+    deadline: Option<Instant>,
+    /// When to give up waiting for the killed.
+    dying_until: Option<Instant>,
+    commit_until: Option<Instant>,
+    stopping: Vec<oneshot::Sender<Result<(), Refusal>>>,
+}
+
+impl Supervisor {
+    /// Waits for a launch and supervises until the result is on disk. Returns without one if nobody launches, or the launch fails.
+    pub async fn run(mut self) {
+        let Some(living) = self.until_launched().await else {
+            return;
+        };
+        self.supervise(living).await;
+    }
+
+    /// Goes on with an adopted task.
+    pub async fn run_adopted(mut self, adopted: Adopted) {
+        let Adopted {
+            record,
+            main,
+            init,
+            events,
+            pump,
+            scope,
+        } = adopted;
+        match self.living(record, main, init, events, pump, scope, None) {
+            Ok(living) => self.supervise(living).await,
+            Err(e) => log::line(&format!("cannot watch the adopted task: {e}")),
+        }
+    }
+
+    async fn until_launched(&mut self) -> Option<Living> {
+        let bound = self.commit_bound.map(|bound| Instant::now() + bound);
+        loop {
+            let command = tokio::select! {
+                command = self.commands.recv() => command?,
+                () = until(bound) => {
+                    log::line("nobody launched a task");
+                    return None;
+                }
+            };
+            match command {
+                Command::Launch(spec, reply) => {
+                    return match launch::launch(&self.dir, *spec, &self.init_program, &self.children).await {
+                        Ok(launched) => self.launched(launched, reply),
+                        Err(e) => {
+                            let _ = reply.send(Err(e.into()));
+                            None
+                        }
+                    };
+                }
+                // An empty task is stopped by leaving.
+                Command::Stop(_, reply) => {
+                    let _ = reply.send(Ok(()));
+                    return None;
+                }
+                Command::Leave => return None,
+                Command::Commit(reply) | Command::Equip(_, reply) | Command::Signal(_, reply) => {
+                    let _ = reply.send(Err(Refusal::Idle));
+                }
+                Command::Context(reply) => {
+                    let _ = reply.send(Err(Refusal::Idle));
+                }
+            }
+        }
+    }
+
+    fn launched(
+        &mut self,
+        launched: Launched,
+        reply: oneshot::Sender<Result<Started, LaunchRefusal>>,
+    ) -> Option<Living> {
+        let Launched {
+            record,
+            main,
+            init,
+            events,
+            pump,
+            scope,
+            env,
+            warnings,
+        } = launched;
+        let started = Started {
+            main: record.main,
+            init: record.init,
+            started_at_ms: record.started_at_ms,
+            warnings,
+        };
+        match self.living(record, Some(main), Some(init), events, pump, scope, Some(env)) {
+            Ok(living) => {
+                let _ = reply.send(Ok(started));
+                Some(living)
+            }
+            Err(source) => {
+                let _ = reply.send(Err(LaunchError::Prepare {
+                    what: "watching the task".into(),
+                    source,
+                }
+                .into()));
+                None
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn living(
+        &mut self,
+        record: Record,
+        main: Option<PidFd>,
+        init: Option<PidFd>,
+        events: Registered,
+        pump: Pump,
+        scope: Option<holdfast_cgroup::Scope>,
+        env: Option<Vec<String>>,
+    ) -> std::io::Result<Living> {
+        let watch = |pidfd: PidFd| -> std::io::Result<_> {
+            let ended = Registered::new(pidfd.try_clone()?.into(), Interest::READABLE)?;
+            Ok((pidfd, ended))
+        };
+        let init = init.map(watch).transpose()?;
+        let main_ended = match (&init, &main) {
+            (None, Some(main)) => Some(Registered::new(main.try_clone()?.into(), Interest::READABLE)?),
+            _ => None,
+        };
+        let commit_until = if record.committed {
+            None
+        } else {
+            self.commit_bound.map(|bound| Instant::now() + bound)
+        };
+        let living = Living {
+            main_status: self.children.status_of(record.main.pid),
+            plan: Arc::new(record.plan.clone()),
+            deadline: record
+                .stop
+                .as_ref()
+                .map(|stop| Instant::now() + stop.remaining(boottime())),
+            record,
+            main,
+            init,
+            main_ended,
+            events,
+            pump,
+            scope: scope.map(Arc::new),
+            env: env.map(Arc::new),
+            dying_until: None,
+            commit_until,
+            stopping: Vec::new(),
+        };
+        self.tell(
+            &living,
+            if living.deadline.is_some() {
+                Phase::Stopping
+            } else {
+                Phase::Running
+            },
+        );
+        Ok(living)
+    }
+
+    fn tell(&self, living: &Living, phase: Phase) {
+        self.snapshot.send_replace(Snapshot {
+            phase,
+            main: Some(living.record.main),
+            committed: living.record.committed,
+            wants_environment: living.env.is_none(),
+        });
+    }
+
+    async fn supervise(&mut self, mut living: Living) {
+        let status = self.until_main_is_over(&mut living).await;
+        self.tell(&living, Phase::Draining);
+        let result = self.conclude(&mut living, status).await;
+        self.tell(&living, Phase::Over(result));
+        for reply in living.stopping.drain(..) {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    async fn until_main_is_over(&mut self, living: &mut Living) -> (Status, i64) {
+        let mut event = [0];
+        loop {
+            if living.init.is_none() && living.main_ended.is_none() {
+                return self.status(living);
+            }
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle(living, command),
+                    // All services are gone: only in tests of this type.
+                    None => self.kill(living),
+                },
+                read = living.events.read(&mut event), if living.init.is_some() => match read {
+                    Ok(_) if event[0] == holdfast_init::protocol::Event::Started as u8 => {}
+                    _ => return self.status(living),
+                },
+                _ = ended(living.init.as_ref().map(|(_, ended)| ended)) => {
+                    log::line("the init died; the main process is watched without it");
+                    living.init = None;
+                    if let Ok(Some(_)) = self.dir.exit() {
+                        return self.status(living);
+                    }
+                    let watched = living.main.as_ref().and_then(|main| main.try_clone().ok());
+                    living.main_ended =
+                        watched.and_then(|main| Registered::new(main.into(), Interest::READABLE).ok());
+                },
+                _ = ended(living.main_ended.as_ref()) => {
+                    // The reaper may be about to learn the status.
+                    let waiting = &mut living.main_status;
+                    let reaped = tokio::time::timeout(Duration::from_millis(100), waiting).await;
+                    if let Ok(Ok(status)) = reaped {
+                        return (status_of(status), now_ms());
+                    }
+                    return self.status(living);
+                },
+                () = until(living.deadline) => {
+                    living.deadline = None;
+                    self.kill(living);
+                },
+                () = until(living.dying_until) => {
+                    living.dying_until = None;
+                    let undead = Refusal::Undead(states(living));
+                    log::line(&undead.to_string());
+                    for reply in living.stopping.drain(..) {
+                        let _ = reply.send(Err(undead.clone()));
+                    }
+                },
+                () = until(living.commit_until) => {
+                    log::line("nobody committed the task; it is stopped");
+                    living.commit_until = None;
+                    self.kill(living);
+                },
+            }
+        }
+    }
+
+    fn handle(&mut self, living: &mut Living, command: Command) {
+        match command {
+            Command::Launch(_, reply) => {
+                let _ = reply.send(Err(LaunchRefusal::Again));
+            }
+            Command::Commit(reply) => {
+                living.commit_until = None;
+                living.record.committed = true;
+                self.write_record(living);
+                self.tell(living, self.snapshot.borrow().phase.clone());
+                let _ = reply.send(Ok(()));
+            }
+            Command::Equip(env, reply) => {
+                living.env = Some(Arc::new(env));
+                self.tell(living, self.snapshot.borrow().phase.clone());
+                let _ = reply.send(Ok(()));
+            }
+            Command::Stop(stop, reply) => {
+                living.stopping.push(reply);
+                self.stop(living, stop);
+            }
+            Command::Signal(signal, reply) => {
+                let _ = reply.send(signal_main(living, signal));
+            }
+            Command::Context(reply) => {
+                let _ = reply.send(context(living));
+            }
+            Command::Leave => self.kill(living),
+        }
+    }
+
+    /// The deadline is this executor's from now on, and of whoever adopts the task: it is recorded in boot time.
+    fn stop(&self, living: &mut Living, stop: Stop) {
+        self.tell(living, Phase::Stopping);
+        if stop.grace.is_zero() {
+            self.kill(living);
+            return;
+        }
+        let deadline = Instant::now() + stop.grace;
+        let is_sooner = living.deadline.is_none_or(|until| deadline < until);
+        if is_sooner && living.dying_until.is_none() {
+            living.deadline = Some(deadline);
+            living.record.stop = Some(StopRecord::new(stop.signal, boottime() + stop.grace));
+            self.write_record(living);
+        }
+        if let Err(e) = signal_main(living, stop.signal) {
+            log::line(&e.to_string());
+        }
+    }
+
+    fn write_record(&self, living: &Living) {
+        if let Err(e) = self.dir.write_record(&living.record) {
+            log::line(&e.to_string());
+        }
+    }
+
+    fn kill(&self, living: &mut Living) {
+        self.tell(living, Phase::Stopping);
+        living.deadline = None;
+        living.dying_until.get_or_insert(Instant::now() + DYING_BOUND);
+        if let Some(main) = &living.main {
+            let _ = main.send_signal(libc::SIGKILL);
+        }
+        self.kill_others(living);
+    }
+
+    /// Everything of the task but the main process.
+    fn kill_others(&self, living: &Living) {
+        match living
+            .scope
+            .as_deref()
+            .and_then(|scope| Some((scope.kill_dir()?, scope.version)))
+        {
+            Some((dir, version)) => {
+                if let Err(e) = holdfast_cgroup::kill(dir, version)
+                    && e.kind() != std::io::ErrorKind::NotFound
+                {
+                    log::line(&format!("killing cgroup {}: {e}", dir.display()));
+                }
+            }
+            None => {
+                for pidfd in descendants(living) {
+                    let _ = pidfd.send_signal(libc::SIGKILL);
+                }
+            }
+        }
+        self.sessions.kill_all();
+    }
+
+    fn status(&self, living: &Living) -> (Status, i64) {
+        match self.dir.exit() {
+            Ok(Some(record)) => return of_exit_record(&record),
+            Ok(None) => {}
+            Err(e) => log::line(&e.to_string()),
+        }
+        if let Some(main) = &living.main
+            && let Ok(Some(status)) = main.exit_status()
+        {
+            return (status_of(status), now_ms());
+        }
+        let reason = "the init died before it could record the end of the main process".to_owned();
+        (Status::Unknown(reason), now_ms())
+    }
+
+    /// Stragglers, output, result; then the init is let go.
+    async fn conclude(&mut self, living: &mut Living, (status, finished_at_ms): (Status, i64)) -> TaskResult {
+        self.end_stragglers(living).await;
+        let drained = tokio::time::timeout(DRAIN_BOUND, living.pump.drain()).await;
+        if !matches!(drained, Ok(Ok(_))) {
+            log::line("the last output could not be written in time; it is lost");
+        }
+        let scope = living.scope.as_deref();
+        let kills = scope
+            .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
+            .unwrap_or(0);
+        let oom_killed = kills > living.record.oom_baseline && status == Status::Signalled(libc::SIGKILL);
+        let result = TaskResult::new(status, oom_killed, living.record.started_at_ms, finished_at_ms);
+        self.write_result(living, &result).await;
+        if let Some((init, _)) = living.init.take() {
+            let _ = init.send_signal(libc::SIGKILL);
+        }
+        if let Some(scope) = scope
+            && let Err(e) = scope.remove()
+        {
+            log::line(&e.to_string());
+        }
+        result
+    }
+
+    async fn end_stragglers(&self, living: &Living) {
+        let until = Instant::now() + STRAGGLER_BOUND;
+        let mut pause = Duration::from_micros(500);
+        while has_stragglers(living) || !self.sessions.is_empty() {
+            self.kill_others(living);
+            if Instant::now() >= until {
+                log::line("processes that the main process left are still there after they were killed");
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// The pump syncs it within a bound. If the pump hangs with the disk of the logs, the result need not: the state directory
+    /// may lie elsewhere.
+    async fn write_result(&self, living: &Living, result: &TaskResult) {
+        let failed = match self.dir.try_clone() {
+            Ok(dir) => {
+                let written = living.pump.write_result(dir, result.clone());
+                match tokio::time::timeout(SYNC_BOUND, written).await {
+                    Ok(Ok(Ok(()))) => return,
+                    Ok(Ok(Err(e))) => e.to_string(),
+                    Ok(Err(_)) | Err(_) => "the pump did not answer in time".to_owned(),
+                }
+            }
+            Err(e) => e.to_string(),
+        };
+        log::line(&format!("writing the result: {failed}"));
+        if let Err(e) = self.dir.write_result(result) {
+            log::line(&e.to_string());
+        }
+    }
+}
+
+fn signal_main(living: &Living, signal: i32) -> Result<(), Refusal> {
+    if !holdfast_sys::signal::is_valid(signal) {
+        return Err(Refusal::NoSignal(signal));
+    }
+    match &living.main {
+        Some(main) => main
+            .send_signal(signal)
+            .map_err(|e| Refusal::Signal(signal, e.to_string())),
+        None => Err(Refusal::Over),
+    }
+}
+
+fn context(living: &Living) -> Result<Context, Refusal> {
+    let env = match &living.env {
+        Some(env) => env.clone(),
+        // By hand, without an agent: what the main process was executed with (proc(5)).
+        None => Arc::new(initial_environment(&living.record.main).ok_or(Refusal::NotEquipped)?),
+    };
+    Ok(Context {
+        plan: living.plan.clone(),
+        env,
+        scope: living.scope.clone(),
+    })
+}
+
+fn initial_environment(main: &ProcessIdentity) -> Option<Vec<String>> {
+    let bytes = std::fs::read(format!("/proc/{}/environ", main.pid)).ok()?;
+    // Read first, then verified: it was the process's own if the pid is still its.
+    main.open().ok()??;
+    let variables = bytes.split(|byte| *byte == 0).filter(|variable| !variable.is_empty());
+    Some(
+        variables
+            .map(|variable| String::from_utf8_lossy(variable).into_owned())
+            .collect(),
+    )
+}
+
+fn has_stragglers(living: &Living) -> bool {
+    match living.scope.as_deref().and_then(holdfast_cgroup::Scope::kill_dir) {
+        Some(dir) => holdfast_cgroup::populated(dir).unwrap_or(false),
+        None => !descendants(living).is_empty(),
+    }
+}
+
+/// Living processes below the init, which is a subreaper: the whole task where it has no cgroup of its own.
+fn descendants(living: &Living) -> Vec<PidFd> {
+    let Some((init, _)) = &living.init else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let mut parents: Vec<i32> = init.pid().ok().flatten().into_iter().collect();
+    while let Some(parent) = parents.pop() {
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+            if let Ok(pidfd) = PidFd::open(child)
+                && !pidfd.has_exited().unwrap_or(true)
+            {
+                found.push(pidfd);
+            }
+            parents.push(child);
+        }
+    }
+    found
+}
+
+/// Pids with their states, for a person who wonders why a task does not die.
+fn states(living: &Living) -> String {
+    let of_cgroup = living
+        .scope
+        .as_deref()
+        .and_then(holdfast_cgroup::Scope::kill_dir)
+        .and_then(|dir| holdfast_cgroup::pids(dir).ok())
+        .unwrap_or_default();
+    let pids = if of_cgroup.is_empty() {
+        vec![living.record.main.pid]
+    } else {
+        of_cgroup
+    };
+    let state = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split_ascii_whitespace().next().map(str::to_owned));
+        format!("pid {pid} in state {}", state.unwrap_or_else(|| "gone".into()))
+    };
+    pids.into_iter().map(state).collect::<Vec<_>>().join(", ")
+}
+
+fn of_exit_record(record: &ExitRecord) -> (Status, i64) {
+    let status = match record.kind {
+        Kind::Exited(code) => Status::Exited(code),
+        Kind::Signalled(signal) => Status::Signalled(signal),
+        Kind::NotStarted { step, errno } => Status::NotStarted(task::explain(Failure::of(step, errno), "")),
+    };
+    (status, record.realtime_ns / 1_000_000)
+}
+
+fn status_of(status: ExitStatus) -> Status {
+    match status {
+        ExitStatus::Exited(code) => Status::Exited(code),
+        ExitStatus::Signalled(signal) => Status::Signalled(signal),
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(pidfd: Option<&Registered>) {
+    match pidfd {
+        // An error means that there is nothing to watch any more.
+        Some(pidfd) => drop(pidfd.readable().await),
+        None => std::future::pending().await,
+    }
+}

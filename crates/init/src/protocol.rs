@@ -1,0 +1,51 @@
+//! What the executor hands to the init, and what it hears back.
+
+/// Descriptors that the executor puts in place before it executes the init.
+pub mod fd {
+    /// The steps of the main process, in memory.
+    pub const PLAN: i32 = 3;
+    /// The task's standard output, open both ways so that it has neither end of file nor SIGPIPE while the init lives.
+    pub const STDOUT: i32 = 4;
+    /// The task's standard error.
+    pub const STDERR: i32 = 5;
+    /// The exit record.
+    pub const EXIT: i32 = 6;
+    /// The events FIFO, open both ways.
+    pub const EVENTS: i32 = 7;
+    /// The gate: the main process is executed after one byte, never after end of file.
+    pub const GATE: i32 = 8;
+    /// The socket on which the main process's pidfd goes back.
+    pub const REPORT: i32 = 9;
+    /// The cgroup (v2) into which the main process is cloned, where the plan says so.
+    pub const CGROUP: i32 = 10;
+}
+
+/// The init's only argument when the main process is cloned into [`fd::CGROUP`].
+pub const INTO_CGROUP: &str = "into-cgroup";
+
+/// A byte in the events FIFO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Event {
+    /// The main process has been executed.
+    Started = b'S',
+    /// It never was; the exit record says why.
+    NotStarted = b'N',
+    /// It is over; the exit record says how.
+    Exited = b'E',
+}
+
+impl Event {
+    /// The event of a byte.
+    pub fn of(byte: u8) -> Option<Self> {
+        match byte {
+            b'S' => Some(Self::Started),
+            b'N' => Some(Self::NotStarted),
+            b'E' => Some(Self::Exited),
+            _ => None,
+        }
+    }
+}
+
+/// What goes back on [`fd::REPORT`]: the main process's pid, with its pidfd beside it. One message.
+pub const CLONED_SIZE: usize = 4;

@@ -1,0 +1,286 @@
+//! Plain steps between clone and exec: a block of memory that the parent prepared, run without allocation or libc.
+//!
+//! A block is a row of steps, each `code: u32, size: u32, payload[size]` and padded to eight bytes. The last is
+//! [`Code::Exec`], whose payload holds room for the pointer tables that execve(2) takes; they are filled in place, since only the
+//! process that runs the block knows where it lies.
+
+use crate::raw::{self, errno, nr};
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+#[allow(missing_docs)]
+pub enum Code {
+    /// Opens the path, a `cgroup.procs`, and writes `0` (cgroups(7)).
+    JoinCgroup = 1,
+    /// Opens the path and joins the namespace of the kind that stands before it (setns(2)).
+    JoinNamespace = 2,
+    /// setsid(2).
+    NewSession = 3,
+    /// ioctl TIOCSCTTY on standard input.
+    ControllingTerminal = 4,
+    /// dup2(2) of a pair of descriptors; equal numbers clear close-on-exec.
+    Duplicate = 5,
+    /// close_range(2) from a descriptor on, by setting close-on-exec.
+    CloseFrom = 6,
+    /// Writes the value to /proc/self/oom_score_adj.
+    OomScoreAdj = 7,
+    /// umask(2).
+    Umask = 8,
+    /// chdir(2).
+    ChangeDirectory = 9,
+    /// setgroups(2).
+    Groups = 10,
+    /// setresgid(2), all three.
+    Gid = 11,
+    /// setresuid(2), all three.
+    Uid = 12,
+    /// Every signal to its default, none blocked (signal(7)).
+    DefaultSignals = 13,
+    /// Waits for one byte; end of file fails the step with ECANCELED.
+    Gate = 14,
+    /// execve(2).
+    Exec = 15,
+}
+
+impl Code {
+    /// The code of a number.
+    pub fn of(number: u32) -> Option<Self> {
+        use Code::*;
+        [
+            JoinCgroup,
+            JoinNamespace,
+            NewSession,
+            ControllingTerminal,
+            Duplicate,
+            CloseFrom,
+            OomScoreAdj,
+            Umask,
+            ChangeDirectory,
+            Groups,
+            Gid,
+            Uid,
+            DefaultSignals,
+            Gate,
+            Exec,
+        ]
+        .into_iter()
+        .find(|code| *code as u32 == number)
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// Number of the step's [`Code`].
+    pub code: u16,
+    /// Its place among the steps, from 0.
+    pub index: u16,
+    /// Error number.
+    pub errno: i32,
+}
+
+impl Failure {
+    /// Code and place in one word.
+    pub fn step(self) -> u32 {
+        u32::from(self.code) << 16 | u32::from(self.index)
+    }
+
+    /// The reverse of [`Failure::step`].
+    pub fn of(step: u32, errno: i32) -> Self {
+        Self {
+            code: (step >> 16) as u16,
+            index: step as u16,
+            errno,
+        }
+    }
+
+    /// As it goes through the status pipe.
+    pub fn to_bytes(self) -> [u8; 8] {
+        let (a, b) = (self.step().to_le_bytes(), self.errno.to_le_bytes());
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
+    }
+
+    /// The reverse of [`Failure::to_bytes`].
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Self::of(u32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]))
+    }
+}
+
+/// Size of a step's head.
+pub const HEAD: usize = 8;
+const OOM_SCORE_ADJ: &[u8] = b"/proc/self/oom_score_adj\0";
+const SIGNALS: usize = 64;
+const SIGKILL: usize = 9;
+const SIGSTOP: usize = 19;
+const SIG_SETMASK: usize = 2;
+const AT_FDCWD: usize = -100isize as usize;
+const O_WRONLY: usize = 1;
+const O_CLOEXEC: usize = 0o2000000;
+const TIOCSCTTY: usize = 0x540e;
+const CLOSE_RANGE_CLOEXEC: usize = 4;
+
+/// Runs a block of steps. Returns only when one failed: the last executes another program.
+///
+/// # Safety
+/// `block` must be writable memory of `length` bytes, aligned to eight, that was made by the encoder of this form, and the
+/// caller a process in which nothing else relies on the state that the steps change.
+pub unsafe fn run(block: *mut u8, length: usize) -> Failure {
+    let mut at = 0;
+    let mut index = 0u16;
+    while at + HEAD <= length {
+        // SAFETY: within the block by the loop's condition, and aligned since every step is padded.
+        let (code, size) = unsafe {
+            (
+                block.add(at).cast::<u32>().read(),
+                block.add(at + 4).cast::<u32>().read() as usize,
+            )
+        };
+        if size > length - at - HEAD {
+            return Failure {
+                code: code as u16,
+                index,
+                errno: errno::EINVAL,
+            };
+        }
+        // SAFETY: the payload lies within the block, as was just seen.
+        let done = unsafe { step(code, block.add(at + HEAD), size) };
+        if let Err(errno) = done {
+            return Failure {
+                code: code as u16,
+                index,
+                errno,
+            };
+        }
+        at += HEAD + size.next_multiple_of(8);
+        index += 1;
+    }
+    Failure {
+        code: 0,
+        index,
+        errno: errno::EINVAL,
+    }
+}
+
+/// # Safety
+/// `payload` must be `size` bytes in the form of the step.
+unsafe fn step(code: u32, payload: *mut u8, size: usize) -> Result<(), i32> {
+    // SAFETY: the payload's form is the encoder's promise: numbers where numbers are read, paths that end in zero.
+    unsafe {
+        let number = |index: usize| payload.cast::<u32>().add(index).read() as usize;
+        match Code::of(code).ok_or(errno::EINVAL)? {
+            Code::JoinCgroup => write_file(payload, b"0"),
+            Code::JoinNamespace => {
+                let fd = raw::checked(nr::OPENAT, AT_FDCWD, payload.add(8) as usize, O_CLOEXEC, 0)?;
+                let joined = raw::checked(nr::SETNS, fd, number(0), 0, 0);
+                raw::close(fd as i32);
+                joined.map(drop)
+            }
+            Code::NewSession => raw::checked(nr::SETSID, 0, 0, 0, 0).map(drop),
+            Code::ControllingTerminal => raw::checked(nr::IOCTL, 0, TIOCSCTTY, 0, 0).map(drop),
+            Code::Duplicate => duplicate(number(0), number(1)),
+            Code::CloseFrom => {
+                raw::checked(nr::CLOSE_RANGE, number(0), u32::MAX as usize, CLOSE_RANGE_CLOEXEC, 0).map(drop)
+            }
+            Code::OomScoreAdj => write_file(
+                OOM_SCORE_ADJ.as_ptr().cast_mut(),
+                core::slice::from_raw_parts(payload, size),
+            ),
+            Code::Umask => raw::checked(nr::UMASK, number(0), 0, 0, 0).map(drop),
+            Code::ChangeDirectory => raw::checked(nr::CHDIR, payload as usize, 0, 0, 0).map(drop),
+            Code::Groups => raw::checked(nr::SETGROUPS, size / 4, payload as usize, 0, 0).map(drop),
+            Code::Gid => raw::checked(nr::SETRESGID, number(0), number(0), number(0), 0).map(drop),
+            Code::Uid => raw::checked(nr::SETRESUID, number(0), number(0), number(0), 0).map(drop),
+            Code::DefaultSignals => default_signals(),
+            Code::Gate => {
+                let mut byte = [0];
+                match raw::read(number(0) as i32, &mut byte)? {
+                    0 => Err(errno::ECANCELED),
+                    _ => Ok(()),
+                }
+            }
+            Code::Exec => exec(payload),
+        }
+    }
+}
+
+/// # Safety
+/// `path` must end in zero.
+unsafe fn write_file(path: *mut u8, content: &[u8]) -> Result<(), i32> {
+    // SAFETY: the caller's promise about the path.
+    let fd = unsafe { raw::checked(nr::OPENAT, AT_FDCWD, path as usize, O_WRONLY | O_CLOEXEC, 0)? } as i32;
+    let written = raw::write(fd, content);
+    raw::close(fd);
+    written.map(drop)
+}
+
+/// # Safety
+/// Overwrites `to`, which nobody else may be using.
+unsafe fn duplicate(from: usize, to: usize) -> Result<(), i32> {
+    const F_SETFD: usize = 2;
+    const FCNTL: usize = 72;
+    // SAFETY: plain numbers.
+    unsafe {
+        if from == to {
+            return raw::checked(FCNTL, from, F_SETFD, 0, 0).map(drop);
+        }
+        raw::checked(nr::DUP2, from, to, 0, 0).map(drop)
+    }
+}
+
+/// # Safety
+/// Nothing in the process may rely on a signal handler any more.
+unsafe fn default_signals() -> Result<(), i32> {
+    // The kernel's struct sigaction: handler, flags, restorer, mask; zeros are the default action.
+    let action = [0usize; 4];
+    let none = 0u64;
+    for signal in (1..=SIGNALS).filter(|signal| *signal != SIGKILL && *signal != SIGSTOP) {
+        // SAFETY: the action is readable and the old one not asked for.
+        unsafe { raw::checked(nr::RT_SIGACTION, signal, action.as_ptr() as usize, 0, 8)? };
+    }
+    // SAFETY: the mask is readable.
+    unsafe { raw::checked(nr::RT_SIGPROCMASK, SIG_SETMASK, &raw const none as usize, 0, 8).map(drop) }
+}
+
+/// The payload of [`Code::Exec`]: `argc: u32, envc: u32`, the tables of `argc + 1` and `envc + 1` pointers, the path, the
+/// arguments, the environment, each ending in zero.
+///
+/// # Safety
+/// `payload` must be of that form and writable.
+unsafe fn exec(payload: *mut u8) -> Result<(), i32> {
+    // SAFETY: the form is the caller's promise; every string ends within the payload.
+    unsafe {
+        let argc = payload.cast::<u32>().read() as usize;
+        let envc = payload.cast::<u32>().add(1).read() as usize;
+        let tables = payload.add(8).cast::<usize>();
+        let path = tables.add(argc + envc + 2).cast::<u8>();
+        let mut text = after_zero(path);
+        let arguments = tables;
+        let environment = tables.add(argc + 1);
+        for index in 0..argc {
+            arguments.add(index).write(text as usize);
+            text = after_zero(text);
+        }
+        arguments.add(argc).write(0);
+        for index in 0..envc {
+            environment.add(index).write(text as usize);
+            text = after_zero(text);
+        }
+        environment.add(envc).write(0);
+        raw::checked(nr::EXECVE, path as usize, arguments as usize, environment as usize, 0).map(drop)
+    }
+}
+
+/// # Safety
+/// There must be a zero at or behind `text`.
+unsafe fn after_zero(mut text: *mut u8) -> *mut u8 {
+    // SAFETY: stops at the zero that the caller promises.
+    unsafe {
+        // Volatile, lest the compiler call a strlen that the init does not have.
+        while text.read_volatile() != 0 {
+            text = text.add(1);
+        }
+        text.add(1)
+    }
+}

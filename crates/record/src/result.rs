@@ -1,0 +1,60 @@
+//! `result`: how the task ended.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Extra, RECORD_VERSION};
+
+/// What WaitTask answers. Its presence in the folder means that the task is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// [`RECORD_VERSION`] of the writer.
+    pub version: u32,
+    /// How the main process ended.
+    pub status: Status,
+    /// The kernel killed something in the scope for want of memory while the task ran.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// Unix time in milliseconds; 0: it never started.
+    #[serde(default)]
+    pub started_at_ms: i64,
+    /// Unix time in milliseconds.
+    pub finished_at_ms: i64,
+    /// Fields of newer writers.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl TaskResult {
+    /// A result of this program's version.
+    pub fn new(status: Status, oom_killed: bool, started_at_ms: i64, finished_at_ms: i64) -> TaskResult {
+        TaskResult {
+            version: RECORD_VERSION,
+            status,
+            oom_killed,
+            started_at_ms,
+            finished_at_ms,
+            extra: Extra::new(),
+        }
+    }
+}
+
+/// How the main process ended. Only `Exited(0)` is success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+    /// Why the status is not known.
+    Unknown(String),
+    /// It was never executed: the step that failed.
+    NotStarted(String),
+}
+
+impl Status {
+    /// True for exit code 0 and nothing else; what is unknown is never success (contract, pain 2).
+    pub fn is_success(&self) -> bool {
+        *self == Status::Exited(0)
+    }
+}

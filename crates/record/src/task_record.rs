@@ -1,0 +1,79 @@
+//! `record.json`: what the executor knows of the living task.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BootId, Extra, PlanRecord, ProcessIdentity, RECORD_VERSION};
+
+/// Written by the executor before the main process is released, and again whenever something in it changes. Replaced
+/// atomically and not synced: after a power cut the boot id says that nothing of it is alive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_VERSION`] of the writer.
+    pub version: u32,
+    /// As in the intent.
+    pub task_id: String,
+    /// As in the intent.
+    pub alloc_id: String,
+    /// As in the intent.
+    pub task_name: String,
+    /// The boot in which the identities are valid.
+    pub boot_id: BootId,
+    /// When the main process was released; Unix time in milliseconds.
+    pub started_at_ms: i64,
+    /// The executor that wrote the record last.
+    pub executor: ProcessIdentity,
+    /// Parent of the main process.
+    pub init: ProcessIdentity,
+    /// What the job asked to run.
+    pub main: ProcessIdentity,
+    /// Whoever launched the task has recorded it and answers for it.
+    #[serde(default)]
+    pub committed: bool,
+    /// How it was started.
+    pub plan: PlanRecord,
+    /// The scope's count of OOM kills before the start: scopes are reused (contract, S-8).
+    #[serde(default)]
+    pub oom_baseline: u64,
+    /// Present once the task was asked to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopRecord>,
+    /// Fields of newer writers.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Record {
+    /// The version that a fresh record carries.
+    pub const VERSION: u32 = RECORD_VERSION;
+}
+
+/// A stop under way. An adopting executor carries on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRecord {
+    /// Number of the signal that the main process got.
+    pub signal: i32,
+    /// When it is killed: milliseconds of CLOCK_BOOTTIME (clock_gettime(2)), so that no clock change moves it.
+    pub deadline_boot_ms: u64,
+}
+
+impl StopRecord {
+    /// `deadline` in CLOCK_BOOTTIME.
+    pub fn new(signal: i32, deadline: Duration) -> StopRecord {
+        StopRecord {
+            signal,
+            deadline_boot_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The deadline in CLOCK_BOOTTIME.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_boot_ms)
+    }
+
+    /// What is left of the grace at `now` (CLOCK_BOOTTIME); zero once it is over.
+    pub fn remaining(&self, now: Duration) -> Duration {
+        self.deadline().saturating_sub(now)
+    }
+}

@@ -1,0 +1,535 @@
+//! From a task's options to everything that an executor needs to know, looked up and checked.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use holdfast_cgroup::{Limits, MemoryMax};
+use holdfast_wire::executor_v1 as wire;
+use thiserror::Error;
+
+use crate::access;
+use crate::command::{self, CommandError};
+use crate::environment::{Arguments, Environment, EnvironmentError};
+use crate::output::{LogCollection, LogRotation, OutputError, Sink, Stream};
+use crate::retry;
+use crate::users::{Credentials, DeniedIdError, DeniedIds, Resolver, UserError};
+use crate::work_dir::{self, WorkDirError};
+
+/// Why a task cannot be planned. No text shows a value of the environment or an argument.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// See [`UserError`].
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// See [`DeniedIdError`].
+    #[error(transparent)]
+    DeniedId(#[from] DeniedIdError),
+    /// See [`WorkDirError`].
+    #[error(transparent)]
+    WorkDir(#[from] WorkDirError),
+    /// See [`CommandError`].
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// See [`EnvironmentError`].
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// See [`OutputError`].
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// Looking for commands needs a place to start from.
+    #[error("task directory {0:?} is not an absolute path")]
+    TaskDir(String),
+    /// Outside what proc_pid_oom_score_adj(5) takes.
+    #[error("oom_score_adj {0} is not between -1000 and 1000")]
+    OomScoreAdj(i64),
+    /// Neither a size nor the agent's word for "no limit".
+    #[error("{option} {value} is neither a size in MiB nor {no_limit}")]
+    Memory {
+        /// `memory` or `memory_max`.
+        option: &'static str,
+        /// As it was given.
+        value: i64,
+        /// What would not be a size and be allowed.
+        no_limit: &'static str,
+    },
+    /// The agent makes it before the task starts.
+    #[error("network namespace {}: {source}", path.display())]
+    NetworkNamespace {
+        /// As it was given.
+        path: PathBuf,
+        /// Why it cannot be used.
+        source: io::Error,
+    },
+    /// Cgroup directories are where they are.
+    #[error("cgroup directory {0:?} is not an absolute path")]
+    CgroupDir(String),
+}
+
+impl PlanError {
+    /// Whether the same call may succeed a moment later (contract, S-2). Configuration errors may not.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            PlanError::User(error) => error.is_retryable(),
+            PlanError::DeniedId(error) => error.is_retryable(),
+            PlanError::WorkDir(error) => error.is_retryable(),
+            PlanError::Command(error) => error.is_retryable(),
+            PlanError::Environment(error) => error.is_retryable(),
+            PlanError::Output(error) => error.is_retryable(),
+            PlanError::NetworkNamespace { source, .. } => retry::may_pass(source),
+            PlanError::TaskDir(_) | PlanError::OomScoreAdj(_) | PlanError::Memory { .. } | PlanError::CgroupDir(_) => {
+                false
+            }
+        }
+    }
+}
+
+/// The task's cgroups, as absolute paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Directories that the main process joins: one on v2, one per hierarchy on v1.
+    pub join: Vec<String>,
+    /// The directory by which the task is killed and counted; absent: no cgroup.
+    pub scope: Option<String>,
+    /// Directories that are made and removed with the task.
+    pub own: Vec<String>,
+    /// The operator or the job named the cgroup: it is joined, never limited, killed or removed.
+    pub foreign: bool,
+}
+
+/// What a job, its agent and the operator asked for, before anything is looked up.
+#[derive(Debug, Clone, Default)]
+pub struct TaskOptions {
+    /// The agent's id of this start of the task.
+    pub task_id: String,
+    /// Id of the allocation.
+    pub alloc_id: String,
+    /// The task's name in its job.
+    pub task_name: String,
+    /// Name or path of the program; see [`command::lookup`].
+    pub command: String,
+    /// What follows it in `argv`.
+    pub args: Arguments,
+    /// Variables that the agent and the job give.
+    pub environment: Environment,
+    /// Globs of names that are removed: the operator's and the task's `denied_envvars`.
+    pub denied_environment: Vec<String>,
+    /// See [`Resolver::resolve`]. Absent or empty: whoever the executor is.
+    pub user: Option<String>,
+    /// Absolute. Absent or empty: the task's directory.
+    pub work_dir: Option<String>,
+    /// The task's directory, absolute.
+    pub task_dir: String,
+    /// Where the agent would have standard output collected; see [`Sink::derive`].
+    pub stdout_path: String,
+    /// The same for standard error.
+    pub stderr_path: String,
+    /// Who collects output.
+    pub log_collection: LogCollection,
+    /// -1000 to 1000 (proc_pid_oom_score_adj(5)).
+    pub oom_score_adj: i64,
+    /// Path of a network namespace. Absent or empty: the executor's.
+    pub network_namespace: Option<String>,
+    /// The task's cgroups.
+    pub placement: Placement,
+    /// `memory` of the allocated resources, in MiB; 0: nothing was said.
+    pub memory_mib: i64,
+    /// `memory_max` of the allocated resources, in MiB; 0: nothing was said, -1: no limit.
+    pub memory_max_mib: i64,
+    /// In the unit of v1's cpu.shares; 0: nothing was said.
+    pub cpu_shares: i64,
+    /// CPUs in list format; empty: nothing was said.
+    pub cpuset_cpus: String,
+    /// `PATH` of the host, in which commands are looked for.
+    pub search_path: Option<OsString>,
+}
+
+/// What an executor is to do, with nothing left to look up. `Display` and `Debug` show no argument and no variable,
+/// only how many there are: both may hold secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskPlan {
+    /// The agent's id of this start of the task.
+    pub task_id: String,
+    /// Id of the allocation.
+    pub alloc_id: String,
+    /// The task's name in its job.
+    pub task_name: String,
+    /// Absolute path of the program; also `argv[0]`.
+    pub command: String,
+    /// What follows it.
+    pub args: Arguments,
+    /// All of it.
+    pub environment: Environment,
+    /// Absolute.
+    pub work_dir: String,
+    /// Absent: whoever the executor is.
+    pub credentials: Option<Credentials>,
+    /// File descriptor 1.
+    pub stdout: Sink,
+    /// File descriptor 2.
+    pub stderr: Sink,
+    /// The task's cgroups.
+    pub placement: Placement,
+    /// What is written into them; nothing into a foreign one.
+    pub limits: Limits,
+    /// -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Absent: the executor's.
+    pub network_namespace: Option<String>,
+    /// Whom permissions were checked for: `credentials`, or whoever planned.
+    runs_as: Credentials,
+}
+
+impl TaskPlan {
+    /// Looks everything up and checks it. Nothing on the host has changed if this fails, and if it succeeds at most the
+    /// mode of the command ([`command::make_executable`]).
+    ///
+    /// Blocks: see [`Resolver`].
+    pub fn build(options: TaskOptions, resolver: &Resolver, denied: &DeniedIds) -> Result<TaskPlan, PlanError> {
+        let TaskOptions {
+            task_id,
+            alloc_id,
+            task_name,
+            command,
+            args,
+            mut environment,
+            denied_environment,
+            user,
+            work_dir,
+            task_dir,
+            stdout_path,
+            stderr_path,
+            log_collection,
+            oom_score_adj,
+            network_namespace,
+            placement,
+            memory_mib,
+            memory_max_mib,
+            cpu_shares,
+            cpuset_cpus,
+            search_path,
+        } = options;
+        let said = |text: Option<String>| text.filter(|text| !text.is_empty());
+
+        if !Path::new(&task_dir).is_absolute() {
+            return Err(PlanError::TaskDir(task_dir));
+        }
+        let oom_score_adj = match i32::try_from(oom_score_adj) {
+            Ok(score) if (-1000..=1000).contains(&score) => score,
+            _ => return Err(PlanError::OomScoreAdj(oom_score_adj)),
+        };
+        check_memory(memory_mib, memory_max_mib)?;
+        let limits = match placement.foreign {
+            true => Limits::default(),
+            false => Limits::of_resources(memory_mib, memory_max_mib, cpu_shares, &cpuset_cpus),
+        };
+        check_placement(&placement)?;
+        let stdout = Sink::derive(Stream::Stdout, &stdout_path, &task_name, log_collection)?;
+        let stderr = Sink::derive(Stream::Stderr, &stderr_path, &task_name, log_collection)?;
+        args.check()?;
+        environment.deny(&denied_environment);
+        environment.check()?;
+
+        let credentials = said(user).map(|user| resolver.resolve(&user)).transpose()?;
+        let runs_as = match &credentials {
+            Some(credentials) => credentials.clone(),
+            None => resolver.current()?,
+        };
+        denied.check(&runs_as)?;
+        if let Some(Credentials {
+            uid: _,
+            gid: _,
+            groups: _,
+            name,
+            home,
+            shell: _,
+        }) = &credentials
+        {
+            // After the denied ones were removed, and over what the job set: so does the built-in.
+            environment.set("USER", name);
+            environment.set("LOGNAME", name);
+            environment.set("HOME", home);
+        }
+
+        let network_namespace = said(network_namespace);
+        if let Some(path) = &network_namespace {
+            let failed = |source| PlanError::NetworkNamespace {
+                path: path.into(),
+                source,
+            };
+            access::walk(Path::new(path)).map_err(|access::Dead { component: _, source }| failed(source))?;
+        }
+        let work_dir = said(work_dir).unwrap_or_else(|| task_dir.clone());
+        work_dir::check(Path::new(&work_dir), &runs_as)?;
+        let path = command::lookup(Path::new(&task_dir), &command, search_path.as_deref())?;
+        command::check(&path, Path::new(&work_dir), &runs_as)?;
+        let command = path
+            .to_str()
+            .ok_or_else(|| CommandError::NotUtf8(path.clone()))?
+            .to_owned();
+        command::make_executable(&path, Path::new(&task_dir), &runs_as)?;
+
+        Ok(TaskPlan {
+            task_id,
+            alloc_id,
+            task_name,
+            command,
+            args,
+            environment,
+            work_dir,
+            credentials,
+            stdout,
+            stderr,
+            placement,
+            limits,
+            oom_score_adj,
+            network_namespace,
+            runs_as,
+        })
+    }
+
+    /// What to say when the executor was refused (EACCES, ENOENT) at entering the working directory or executing the
+    /// command: the closed component, as far as the permission bits show one.
+    pub fn explain_refusal(&self) -> Option<PlanError> {
+        let work_dir = Path::new(&self.work_dir);
+        let entering = work_dir::explain(work_dir, &self.runs_as).map(PlanError::WorkDir);
+        entering.or_else(|| command::explain(Path::new(&self.command), work_dir, &self.runs_as).map(PlanError::Command))
+    }
+}
+
+/// The agent's words for memory (contract, S-9).
+fn check_memory(memory_mib: i64, memory_max_mib: i64) -> Result<(), PlanError> {
+    if memory_mib < 0 {
+        return Err(PlanError::Memory {
+            option: "memory",
+            value: memory_mib,
+            no_limit: "0",
+        });
+    }
+    if memory_max_mib < -1 {
+        return Err(PlanError::Memory {
+            option: "memory_max",
+            value: memory_max_mib,
+            no_limit: "-1 for no limit",
+        });
+    }
+    Ok(())
+}
+
+fn check_placement(placement: &Placement) -> Result<(), PlanError> {
+    let Placement {
+        join,
+        scope,
+        own,
+        foreign: _,
+    } = placement;
+    match join
+        .iter()
+        .chain(scope)
+        .chain(own)
+        .find(|dir| !Path::new(dir).is_absolute())
+    {
+        Some(dir) => Err(PlanError::CgroupDir(dir.clone())),
+        None => Ok(()),
+    }
+}
+
+impl From<TaskPlan> for wire::TaskSpec {
+    /// Takes every field by name, so that a new one, on either side, does not compile until it is thought of.
+    fn from(plan: TaskPlan) -> Self {
+        let TaskPlan {
+            task_id,
+            alloc_id,
+            task_name,
+            command,
+            args,
+            environment,
+            work_dir,
+            credentials,
+            stdout,
+            stderr,
+            placement,
+            limits,
+            oom_score_adj,
+            network_namespace,
+            runs_as: _,
+        } = plan;
+        let user = credentials
+            .as_ref()
+            .map(|credentials| credentials.name.clone())
+            .unwrap_or_default();
+        wire::TaskSpec {
+            task_id,
+            alloc_id,
+            task_name,
+            command,
+            args: args.into_list(),
+            env: environment.into_list(),
+            work_dir,
+            credentials: credentials.map(wire_credentials),
+            stdout: wire_output(stdout),
+            stderr: wire_output(stderr),
+            placement: Some(wire_placement(placement)),
+            limits: Some(wire_limits(limits)),
+            oom_score_adj,
+            network_namespace: network_namespace.unwrap_or_default(),
+            user,
+        }
+    }
+}
+
+fn wire_credentials(credentials: Credentials) -> wire::Credentials {
+    let Credentials {
+        uid,
+        gid,
+        groups,
+        name: _,
+        home: _,
+        shell: _,
+    } = credentials;
+    wire::Credentials { uid, gid, groups }
+}
+
+fn wire_output(sink: Sink) -> Option<wire::Output> {
+    let sink = match sink {
+        Sink::Null => return None,
+        Sink::Path(path) => wire::output::Sink::Path(path),
+        Sink::Rotated {
+            directory,
+            prefix,
+            rotation: LogRotation {
+                max_files,
+                max_file_bytes,
+            },
+        } => wire::output::Sink::Rotated(wire::RotatedFiles {
+            directory,
+            prefix,
+            max_files,
+            max_file_bytes,
+        }),
+    };
+    Some(wire::Output { sink: Some(sink) })
+}
+
+fn wire_placement(placement: Placement) -> wire::Placement {
+    let Placement {
+        join,
+        scope,
+        own,
+        foreign,
+    } = placement;
+    wire::Placement {
+        join,
+        scope: scope.unwrap_or_default(),
+        own,
+        foreign,
+    }
+}
+
+fn wire_limits(limits: Limits) -> wire::Limits {
+    let Limits {
+        memory_max,
+        memory_low,
+        cpu_shares,
+        cpuset_cpus,
+    } = limits;
+    wire::Limits {
+        memory_max_bytes: memory_max.map(MemoryMax::to_bytes),
+        memory_low_bytes: memory_low.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        cpu_shares,
+        cpuset_cpus,
+    }
+}
+
+impl fmt::Display for TaskPlan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TaskPlan {
+            task_id,
+            alloc_id,
+            task_name,
+            command,
+            args,
+            environment,
+            work_dir,
+            credentials,
+            stdout,
+            stderr,
+            placement,
+            limits:
+                Limits {
+                    memory_max,
+                    memory_low,
+                    cpu_shares,
+                    cpuset_cpus,
+                },
+            oom_score_adj,
+            network_namespace,
+            runs_as,
+        } = self;
+        writeln!(
+            out,
+            "task              {task_name} ({task_id}) of allocation {alloc_id}"
+        )?;
+        writeln!(out, "command           {command} with {args}")?;
+        writeln!(out, "environment       {environment}")?;
+        writeln!(out, "working directory {work_dir}")?;
+        let Credentials {
+            uid,
+            gid,
+            groups,
+            name,
+            home: _,
+            shell: _,
+        } = runs_as;
+        let inherited = if credentials.is_none() { ", inherited" } else { "" };
+        writeln!(
+            out,
+            "user              {name} (uid {uid}, gid {gid}, groups {}{inherited})",
+            join(groups)
+        )?;
+        writeln!(out, "stdout            {stdout}")?;
+        writeln!(out, "stderr            {stderr}")?;
+        let Placement {
+            join: joined,
+            scope,
+            own,
+            foreign,
+        } = placement;
+        let foreign = if *foreign { " (not ours)" } else { "" };
+        writeln!(out, "cgroup            {}{foreign}", scope.as_deref().unwrap_or("none"))?;
+        for dir in joined.iter().filter(|dir| Some(*dir) != scope.as_ref()) {
+            writeln!(out, "cgroup, joined    {dir}")?;
+        }
+        for dir in own {
+            writeln!(out, "cgroup, made      {dir}")?;
+        }
+        match memory_max {
+            None => writeln!(out, "memory            as it is")?,
+            Some(MemoryMax::Unlimited) => writeln!(out, "memory            no limit")?,
+            Some(MemoryMax::Bytes(bytes)) => writeln!(out, "memory            at most {bytes} bytes")?,
+        }
+        if let Some(bytes) = memory_low {
+            writeln!(out, "memory, reserved  {bytes} bytes")?;
+        }
+        if let Some(shares) = cpu_shares {
+            writeln!(out, "cpu shares        {shares}")?;
+        }
+        if let Some(cpus) = cpuset_cpus {
+            writeln!(out, "cpus              {cpus}")?;
+        }
+        writeln!(out, "oom_score_adj     {oom_score_adj}")?;
+        write!(
+            out,
+            "network           {}",
+            network_namespace.as_deref().unwrap_or("the executor's")
+        )
+    }
+}
+
+fn join(numbers: &[u32]) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,416 @@
+//! Starting programs: steps are prepared by the parent and run, without allocation or libc, by the child.
+
+use std::ffi::OsStr;
+use std::io;
+use std::mem::zeroed;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use holdfast_init::raw;
+use holdfast_init::steps::{self, HEAD};
+pub use holdfast_init::steps::{Code, Failure};
+
+use crate::process::PidFd;
+use crate::socket::pipe;
+
+/// libc has it in a type that is too narrow (uapi/linux/sched.h).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A row of steps, as a block that [`spawn`] and the init run.
+#[derive(Debug, Default, Clone)]
+pub struct Steps {
+    // Words, so that the block is aligned as the interpreter wants it.
+    block: Vec<u64>,
+    count: u16,
+    /// A string held a zero byte, which no path or argument can.
+    has_inner_zero: bool,
+}
+
+impl Steps {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Joins the cgroup of a `cgroup.procs` file.
+    pub fn join_cgroup(self, procs: impl AsRef<OsStr>) -> Self {
+        self.text(Code::JoinCgroup, procs)
+    }
+
+    /// Joins the network namespace at a path (setns(2), CLONE_NEWNET).
+    pub fn join_network_namespace(mut self, path: impl AsRef<OsStr>) -> Self {
+        let mut payload = vec![0; 8];
+        payload[..4].copy_from_slice(&libc::CLONE_NEWNET.to_ne_bytes());
+        self.push_text(&mut payload, path.as_ref());
+        self.push(Code::JoinNamespace, &payload)
+    }
+
+    /// A session of its own.
+    pub fn new_session(self) -> Self {
+        self.push(Code::NewSession, &[])
+    }
+
+    /// Standard input, a terminal, becomes the session's controlling terminal.
+    pub fn controlling_terminal(self) -> Self {
+        self.push(Code::ControllingTerminal, &[])
+    }
+
+    /// The descriptor `from` becomes `to` as well, and stays open across exec.
+    pub fn duplicate(self, from: i32, to: i32) -> Self {
+        self.numbers(Code::Duplicate, &[from.cast_unsigned(), to.cast_unsigned()])
+    }
+
+    /// Descriptors from this one on do not survive exec.
+    pub fn close_from(self, first: u32) -> Self {
+        self.numbers(Code::CloseFrom, &[first])
+    }
+
+    /// -1000 to 1000.
+    pub fn oom_score_adj(self, score: i32) -> Self {
+        self.push(Code::OomScoreAdj, score.to_string().as_bytes())
+    }
+
+    /// The file mode creation mask.
+    pub fn umask(self, mask: u32) -> Self {
+        self.numbers(Code::Umask, &[mask])
+    }
+
+    /// The working directory.
+    pub fn change_directory(self, path: impl AsRef<OsStr>) -> Self {
+        self.text(Code::ChangeDirectory, path)
+    }
+
+    /// Supplementary groups, then gid, then uid: the order in which each is still allowed.
+    pub fn credentials(self, uid: u32, gid: u32, groups: &[u32]) -> Self {
+        self.numbers(Code::Groups, groups)
+            .numbers(Code::Gid, &[gid])
+            .numbers(Code::Uid, &[uid])
+    }
+
+    /// Every signal to its default, none blocked.
+    pub fn default_signals(self) -> Self {
+        self.push(Code::DefaultSignals, &[])
+    }
+
+    /// Goes on after one byte from the descriptor; fails at its end of file.
+    pub fn gate(self, fd: i32) -> Self {
+        self.numbers(Code::Gate, &[fd.cast_unsigned()])
+    }
+
+    /// Executes the program, the last step. `arguments` starts with the program's own name.
+    pub fn exec<A: AsRef<OsStr>, E: AsRef<OsStr>>(
+        mut self,
+        path: impl AsRef<OsStr>,
+        arguments: &[A],
+        environment: &[E],
+    ) -> Self {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&(arguments.len() as u32).to_ne_bytes());
+        payload.extend_from_slice(&(environment.len() as u32).to_ne_bytes());
+        payload.resize(8 + (arguments.len() + environment.len() + 2) * size_of::<usize>(), 0);
+        self.push_text(&mut payload, path.as_ref());
+        for argument in arguments {
+            self.push_text(&mut payload, argument.as_ref());
+        }
+        for variable in environment {
+            self.push_text(&mut payload, variable.as_ref());
+        }
+        self.push(Code::Exec, &payload)
+    }
+
+    /// The block, for an init in another process.
+    pub fn as_bytes(&self) -> io::Result<&[u8]> {
+        self.check()?;
+        // SAFETY: words are readable as bytes.
+        Ok(unsafe { std::slice::from_raw_parts(self.block.as_ptr().cast(), self.block.len() * 8) })
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.has_inner_zero {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a path, argument or variable holds a zero byte",
+            ));
+        }
+        Ok(())
+    }
+
+    fn text(mut self, code: Code, text: impl AsRef<OsStr>) -> Self {
+        let mut payload = Vec::new();
+        self.push_text(&mut payload, text.as_ref());
+        self.push(code, &payload)
+    }
+
+    fn numbers(self, code: Code, numbers: &[u32]) -> Self {
+        let payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
+        self.push(code, &payload)
+    }
+
+    fn push_text(&mut self, payload: &mut Vec<u8>, text: &OsStr) {
+        self.has_inner_zero |= text.as_bytes().contains(&0);
+        payload.extend_from_slice(text.as_bytes());
+        payload.push(0);
+    }
+
+    fn push(mut self, code: Code, payload: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(HEAD + payload.len() + 8);
+        bytes.extend_from_slice(&(code as u32).to_ne_bytes());
+        bytes.extend_from_slice(&(payload.len() as u32).to_ne_bytes());
+        bytes.extend_from_slice(payload);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        self.block.extend(
+            bytes.chunks_exact(8).map(|word| {
+                u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]])
+            }),
+        );
+        self.count += 1;
+        self
+    }
+}
+
+/// What was started.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Process id; not reused before it has been waited for.
+    pub pid: i32,
+    /// The same process by descriptor.
+    pub pidfd: PidFd,
+    /// Says whether the program was executed.
+    pub started: Starting,
+}
+
+/// The report of the steps: closed by a successful exec.
+#[derive(Debug)]
+pub struct Starting(OwnedFd);
+
+impl Starting {
+    /// Waits for exec or for the step that failed.
+    pub fn wait(self) -> io::Result<Result<(), Failure>> {
+        let mut bytes = [0; 8];
+        loop {
+            match crate::readiness::read(&self.0, &mut bytes) {
+                Ok(8) => return Ok(Err(Failure::from_bytes(bytes))),
+                Ok(_) => return Ok(Ok(())),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The descriptor, for a runtime to wait on.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+pub enum SpawnError {
+    /// Nothing was cloned.
+    Clone(io::Error),
+    /// The child ran its steps and one failed; it has been reaped.
+    Step(Failure),
+}
+
+/// Clones a child that runs the steps (clone3(2), CLONE_PIDFD; with a cgroup v2 directory CLONE_INTO_CGROUP) and returns at once.
+pub fn spawn(steps: &mut Steps, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Spawned> {
+    steps.check()?;
+    let (read_end, write_end) = pipe()?;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: zeros are valid clone_args.
+    let mut arguments: libc::clone_args = unsafe { zeroed() };
+    arguments.flags = libc::CLONE_PIDFD as u64;
+    arguments.pidfd = &raw mut pidfd as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd().unsigned_abs().into();
+    }
+    let (block, length) = (steps.block.as_mut_ptr().cast::<u8>(), steps.block.len() * 8);
+    let status = write_end.as_raw_fd();
+    let blocked = BlockedSignals::all();
+    // SAFETY: the arguments live until the call returns; the child has its own copy of this memory, in which no other thread
+    // runs, and does nothing but the steps.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    if answer == 0 {
+        // SAFETY: the block is this function's own and was made by `Steps`.
+        let failure = unsafe { steps::run(block, length) };
+        let _ = raw::write(status, &failure.to_bytes());
+        raw::exit(127);
+    }
+    drop(blocked);
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Spawned {
+        pid: answer as i32,
+        pidfd: PidFd::from_fd(crate::opened(pidfd)?),
+        started: Starting(read_end),
+    })
+}
+
+/// [`spawn`], and waits for exec: returns a program that runs, or the step that failed.
+pub fn spawn_and_wait(steps: &mut Steps, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, PidFd), SpawnError> {
+    let spawned = spawn(steps, cgroup).map_err(SpawnError::Clone)?;
+    match spawned.started.wait().map_err(SpawnError::Clone)? {
+        Ok(()) => Ok((spawned.pid, spawned.pidfd)),
+        Err(failure) => {
+            let _ = reap_blocking(&spawned.pidfd);
+            Err(SpawnError::Step(failure))
+        }
+    }
+}
+
+/// Reaps a child that is about to end.
+fn reap_blocking(pidfd: &PidFd) -> io::Result<()> {
+    while pidfd.wait()?.is_none() {
+        crate::file::poll(
+            &mut [crate::file::PollEntry::reading(Some(std::os::fd::AsFd::as_fd(pidfd)))],
+            None,
+        )?;
+    }
+    Ok(())
+}
+
+/// No handler of the parent may run in the child: all signals are blocked around the clone.
+struct BlockedSignals(libc::sigset_t);
+
+impl BlockedSignals {
+    fn all() -> Self {
+        // SAFETY: sets of this function's own.
+        unsafe {
+            let mut all: libc::sigset_t = zeroed();
+            let mut before: libc::sigset_t = zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: the set that was in force before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::process::ExitStatus;
+
+    fn run(steps: Steps) -> Result<ExitStatus, Failure> {
+        let mut steps = steps;
+        match spawn_and_wait(&mut steps, None) {
+            Ok((_, pidfd)) => loop {
+                if let Some(status) = pidfd.wait().unwrap() {
+                    return Ok(status);
+                }
+                crate::file::poll(&mut [crate::file::PollEntry::reading(Some(pidfd.as_fd()))], None).unwrap();
+            },
+            Err(SpawnError::Step(failure)) => Err(failure),
+            Err(SpawnError::Clone(e)) => panic!("{e}"),
+        }
+    }
+
+    fn shell(steps: Steps, script: &str) -> Result<ExitStatus, Failure> {
+        run(steps.exec("/bin/sh", &["sh", "-c", script], &["A=1", "B=two words"]))
+    }
+
+    #[test]
+    fn arguments_and_environment_arrive_as_given() {
+        let steps = Steps::new()
+            .default_signals()
+            .new_session()
+            .umask(0o027)
+            .change_directory("/usr");
+        let script = r#"[ "$A$B" = "1two words" ] && [ "$PWD" = /usr ] && [ "$(umask)" = 0027 ] && exit 7"#;
+        assert_eq!(shell(steps, script), Ok(ExitStatus::Exited(7)));
+        assert_eq!(shell(Steps::new(), "kill -9 $$"), Ok(ExitStatus::Signalled(9)));
+    }
+
+    #[test]
+    fn the_step_that_failed_is_named() {
+        let failure = shell(Steps::new().umask(0).change_directory("/nowhere/at/all"), "exit 0").unwrap_err();
+        assert_eq!(
+            (Code::of(failure.code.into()), failure.index),
+            (Some(Code::ChangeDirectory), 1)
+        );
+        assert_eq!(failure.errno, libc::ENOENT);
+        let failure = run(Steps::new().exec("/no/such/program", &["x"], &[] as &[&str])).unwrap_err();
+        assert_eq!(
+            (Code::of(failure.code.into()), failure.errno),
+            (Some(Code::Exec), libc::ENOENT)
+        );
+    }
+
+    #[test]
+    fn a_gate_whose_writer_is_gone_never_leads_to_exec() {
+        let (gate, writer) = pipe().unwrap();
+        drop(writer);
+        let failure = shell(Steps::new().gate(gate.as_raw_fd()), "exit 0").unwrap_err();
+        assert_eq!(
+            (Code::of(failure.code.into()), failure.errno),
+            (Some(Code::Gate), libc::ECANCELED)
+        );
+    }
+
+    #[test]
+    fn a_zero_byte_is_refused_before_anything_is_cloned() {
+        let mut steps = Steps::new().exec("/bin/true", &["a\0b"], &[] as &[&str]);
+        assert_eq!(spawn(&mut steps, None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn descriptors_do_not_leak_into_the_program() {
+        let (held, _other) = pipe().unwrap();
+        let steps = Steps::new().duplicate(held.as_raw_fd(), 20).close_from(3);
+        assert_eq!(
+            shell(steps, "[ ! -e /proc/self/fd/20 ] && [ ! -e /proc/$$/fd/20 ]"),
+            Ok(ExitStatus::Exited(0))
+        );
+    }
+
+    #[test]
+    fn system_call_numbers_are_those_of_the_kernel() {
+        use holdfast_init::raw::nr;
+        let pairs = [
+            (nr::READ, libc::SYS_read),
+            (nr::WRITE, libc::SYS_write),
+            (nr::CLOSE, libc::SYS_close),
+            (nr::LSEEK, libc::SYS_lseek),
+            (nr::MMAP, libc::SYS_mmap),
+            (nr::MUNMAP, libc::SYS_munmap),
+            (nr::RT_SIGACTION, libc::SYS_rt_sigaction),
+            (nr::RT_SIGPROCMASK, libc::SYS_rt_sigprocmask),
+            (nr::IOCTL, libc::SYS_ioctl),
+            (nr::PWRITE64, libc::SYS_pwrite64),
+            (nr::DUP2, libc::SYS_dup2),
+            (nr::SENDMSG, libc::SYS_sendmsg),
+            (nr::EXECVE, libc::SYS_execve),
+            (nr::CHDIR, libc::SYS_chdir),
+            (nr::UMASK, libc::SYS_umask),
+            (nr::SETPGID, libc::SYS_setpgid),
+            (nr::SETSID, libc::SYS_setsid),
+            (nr::SETGROUPS, libc::SYS_setgroups),
+            (nr::SETRESUID, libc::SYS_setresuid),
+            (nr::SETRESGID, libc::SYS_setresgid),
+            (nr::PRCTL, libc::SYS_prctl),
+            (nr::CLOCK_GETTIME, libc::SYS_clock_gettime),
+            (nr::EXIT_GROUP, libc::SYS_exit_group),
+            (nr::WAITID, libc::SYS_waitid),
+            (nr::OPENAT, libc::SYS_openat),
+            (nr::PPOLL, libc::SYS_ppoll),
+            (nr::PIPE2, libc::SYS_pipe2),
+            (nr::SETNS, libc::SYS_setns),
+            (nr::CLONE3, libc::SYS_clone3),
+            (nr::CLOSE_RANGE, libc::SYS_close_range),
+        ];
+        for (ours, kernel) in pairs {
+            assert_eq!(ours as i64, kernel);
+        }
+    }
+}

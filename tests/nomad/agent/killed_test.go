@@ -1,0 +1,126 @@
+// An agent as a process of its own, killed with -9 and started again on its data directory.
+package agent
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/hashicorp/nomad/api"
+
+	"holdfast.test/nomad/internal/processes"
+)
+
+// service is a task of service.nomad.hcl with the process that it must stay.
+type service struct {
+	driver     string
+	allocation *api.Allocation
+	pid        int
+	identity   string
+}
+
+func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
+	n := asProcess(t)
+	var services []service
+	for _, driver := range names {
+		allocation := n.run("service", driver)
+		pid := n.mainPid(allocation)
+		services = append(services, service{driver, allocation, pid, processes.Identity(pid)})
+	}
+	unchanged := func(t *testing.T) {
+		for _, s := range services {
+			must.Eq(t, s.identity, processes.Identity(s.pid), must.Sprintf("task of %s", s.driver))
+			must.True(t, processes.Alive(s.pid))
+		}
+	}
+	useAll := func(t *testing.T) {
+		here := *n
+		here.t = t
+		for _, s := range services {
+			here.useEverything(s.allocation, s.pid)
+			now, _, err := here.api.Allocations().Info(s.allocation.ID, nil)
+			must.NoError(t, err)
+			must.Eq(t, api.AllocClientStatusRunning, now.ClientStatus, must.Sprint(events(now)))
+			must.Eq(t, 1, count(now, api.TaskStarted), must.Sprint(events(now)))
+			must.Eq(t, 0, count(now, api.TaskTerminated), must.Sprint(events(now)))
+		}
+		unchanged(t)
+	}
+
+	t.Run("BeforeAnythingIsKilled", useAll)
+
+	t.Run("TheAgentIsKilled_P7", func(t *testing.T) {
+		plugins := map[string]int{}
+		for _, driver := range names {
+			plugins[driver] = n.plugin(driver)
+		}
+		n.kill()
+		unchanged(t)
+		n.launch()
+		useAll(t)
+		for _, driver := range names {
+			must.Eq(t, plugins[driver], n.plugin(driver), must.Sprint("the plugin is attached to again"))
+		}
+	})
+
+	t.Run("TheDriversAreKilled_R5", func(t *testing.T) {
+		for _, driver := range names {
+			n.killPlugin(driver)
+		}
+		useAll(t)
+	})
+
+	t.Run("TheAgentAndTheDriversAreKilled_R1_S7", func(t *testing.T) {
+		n.kill()
+		for _, driver := range names {
+			must.NoError(t, syscall.Kill(n.plugin(driver), syscall.SIGKILL))
+		}
+		unchanged(t)
+		n.launch()
+		useAll(t)
+	})
+
+	t.Run("AnExitWhileTheAgentIsAwayIsTold_R3", func(t *testing.T) {
+		var batches []*api.Allocation
+		for _, driver := range names {
+			allocation := n.run("batch", driver)
+			n.says(allocation, "stdout", "waiting\n")
+			batches = append(batches, allocation)
+		}
+		n.kill()
+		for number, driver := range names {
+			if number == 0 {
+				// One with its driver alive, one without.
+				must.NoError(t, syscall.Kill(n.plugin(driver), syscall.SIGKILL))
+			}
+		}
+		for _, allocation := range batches {
+			n.goFile(allocation)
+			n.eventually("end of the task of "+allocation.ID, func() error {
+				for _, process := range processes.Holding(allocation.ID) {
+					if process.Command != "" && processes.Field(process.Pid, "Name") == "sh" {
+						return fmt.Errorf("process %s", process)
+					}
+				}
+				return nil
+			})
+		}
+		n.launch()
+		for _, allocation := range batches {
+			ended := n.reaches(allocation.JobID, api.AllocClientStatusFailed)
+			n.exited(ended, "7")
+			must.Eq(t, 1, count(ended, api.TaskStarted), must.Sprint(events(ended)))
+			n.says(allocation, "stdout", "waiting\ngoing\n")
+			n.purge(allocation.JobID)
+		}
+		useAll(t)
+	})
+
+	for _, s := range services {
+		n.stop(s.allocation)
+		must.False(t, processes.Alive(s.pid))
+		n.purge(s.allocation.JobID)
+	}
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"holdfast.test/nomad/internal/processes"
+)
+
+// What --check demands.
+const (
+	maxPssKiB     = 600
+	atTasks       = 50
+	startFraction = 4
+	maxStop       = 50 * time.Millisecond
+)
+
+// Times of many equal calls.
+type Times struct {
+	Count int           `json:"count"`
+	P50   time.Duration `json:"p50_ns"`
+	P99   time.Duration `json:"p99_ns"`
+}
+
+func timesOf(samples []time.Duration) Times {
+	if len(samples) == 0 {
+		return Times{}
+	}
+	sorted := slices.Sorted(slices.Values(samples))
+	at := func(percent int) time.Duration { return sorted[min(len(sorted)*percent/100, len(sorted)-1)] }
+	return Times{len(sorted), at(50), at(99)}
+}
+
+// Results of one side.
+type Results struct {
+	Start1      Times `json:"start_1"`
+	Start8      Times `json:"start_8"`
+	Spaced1     Times `json:"start_spaced_1"`
+	Spaced8     Times `json:"start_spaced_8"`
+	Exec        Times `json:"exec"`
+	Inspect     Times `json:"inspect"`
+	FirstSample Times `json:"first_stats_sample"`
+	Stop        Times `json:"stop"`
+	Recover     Times `json:"recover"`
+	// Helpers is the number of processes per living task that are not the task.
+	Helpers float64 `json:"helper_processes_per_task"`
+	// Memory of a living task's supervision: executor and init; of Nomad's driver the executor alone.
+	Memory processes.Memory `json:"memory_per_task"`
+	// MemoryWithLogs adds the log process that the agent starts for a driver that does not collect logs.
+	MemoryWithLogs processes.Memory `json:"memory_per_task_with_log_process"`
+	// Plugin is the plugin process itself.
+	Plugin processes.Memory `json:"memory_of_plugin"`
+	Leaked []string         `json:"leaked"`
+}
+
+// Report is a whole run.
+type Report struct {
+	Settings settings `json:"settings"`
+	Floor    Floor    `json:"floor"`
+	Holdfast Results  `json:"holdfast"`
+	Nomad    Results  `json:"nomad"`
+	Broken   []string `json:"broken"`
+}
+
+func (r Report) print(out io.Writer) {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "\tholdfast\tNomad raw_exec\tratio\ttimes the floor\t")
+	times := func(name string, ours, theirs Times, floor bool) {
+		row := func(what string, ours, theirs time.Duration) {
+			above := ""
+			if floor && r.Floor.Times.P50 > 0 {
+				above = fmt.Sprintf("%.1f", float64(ours)/float64(r.Floor.Times.P50))
+			}
+			fmt.Fprintf(table, "%s %s\t%s\t%s\t%s\t%s\t\n", name, what, milliseconds(ours), milliseconds(theirs),
+				ratio(float64(ours), float64(theirs)), above)
+		}
+		row("p50", ours.P50, theirs.P50)
+		row("p99", ours.P99, theirs.P99)
+	}
+	memory := func(name string, ours, theirs processes.Memory) {
+		row := func(what string, ours, theirs int64) {
+			fmt.Fprintf(table, "%s %s\t%d KiB\t%d KiB\t%s\t\t\n", name, what, ours, theirs,
+				ratio(float64(ours), float64(theirs)))
+		}
+		row("Rss", ours.Rss, theirs.Rss)
+		row("Pss", ours.Pss, theirs.Pss)
+		row("private", ours.Private, theirs.Private)
+	}
+	h, n := r.Holdfast, r.Nomad
+	times("StartTask back to back, 1 at a time", h.Start1, n.Start1, true)
+	times("StartTask back to back, 8 at a time", h.Start8, n.Start8, true)
+	times(fmt.Sprintf("StartTask spaced by %s, 1 at a time", r.Settings.Gap), h.Spaced1, n.Spaced1, true)
+	times(fmt.Sprintf("StartTask spaced by %s, 8 at a time", r.Settings.Gap), h.Spaced8, n.Spaced8, true)
+	times("ExecTask of true", h.Exec, n.Exec, false)
+	times("InspectTask", h.Inspect, n.Inspect, false)
+	times("first stats sample", h.FirstSample, n.FirstSample, false)
+	times("RecoverTask after kill -9", h.Recover, n.Recover, false)
+	times("StopTask of an obedient process", h.Stop, n.Stop, false)
+	memory(fmt.Sprintf("supervision of a task at %d tasks", r.Settings.Tasks), h.Memory, n.Memory)
+	memory("the same with its log process", h.MemoryWithLogs, n.MemoryWithLogs)
+	memory("plugin process", h.Plugin, n.Plugin)
+	fmt.Fprintf(table, "processes beside a task\t%.1f\t%.1f\t\t\t\n", h.Helpers, n.Helpers)
+	fmt.Fprintf(table, "leaked\t%d\t%d\t\t\t\n", len(h.Leaked), len(n.Leaked))
+	fmt.Fprintf(table, "floor: two fork-and-exec, p50\t%s\t\t\t\t\n", milliseconds(r.Floor.Times.P50))
+	_ = table.Flush()
+	fmt.Fprintf(out, "The floor's binary is %s. Ratio: Nomad's divided by ours.\n", r.Floor.Binary)
+	for _, leak := range h.Leaked {
+		fmt.Fprintln(out, "leaked by holdfast:", leak)
+	}
+}
+
+// broken lists the promises that this run did not keep.
+func (r Report) broken() []string {
+	var broken []string
+	h, n := r.Holdfast, r.Nomad
+	if r.Settings.Tasks < atTasks {
+		broken = append(broken, fmt.Sprintf("memory was measured at %d tasks, not at %d", r.Settings.Tasks, atTasks))
+	}
+	if h.MemoryWithLogs.Pss > maxPssKiB {
+		broken = append(broken, fmt.Sprintf("memory per task is %d KiB proportional, more than %d KiB",
+			h.MemoryWithLogs.Pss, maxPssKiB))
+	}
+	for name, pair := range map[string][2]Times{
+		"one at a time":           {h.Start1, n.Start1},
+		"eight at a time":         {h.Start8, n.Start8},
+		"spaced, one at a time":   {h.Spaced1, n.Spaced1},
+		"spaced, eight at a time": {h.Spaced8, n.Spaced8},
+	} {
+		if pair[0].P50*startFraction > pair[1].P50 {
+			broken = append(broken, fmt.Sprintf("StartTask p50, %s, is %s, more than a fourth of Nomad's %s", name,
+				milliseconds(pair[0].P50), milliseconds(pair[1].P50)))
+		}
+	}
+	if h.Stop.P50 >= maxStop {
+		broken = append(broken, fmt.Sprintf("StopTask p50 is %s, not under %s", milliseconds(h.Stop.P50), maxStop))
+	}
+	if len(h.Leaked) > 0 {
+		broken = append(broken, fmt.Sprintf("%d things leaked", len(h.Leaked)))
+	}
+	slices.Sort(broken)
+	return broken
+}
+
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/1e6) }
+
+func ratio(ours, theirs float64) string {
+	if ours == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f", theirs/ours)
+}

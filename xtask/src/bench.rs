@@ -1,0 +1,37 @@
+//! `cargo xtask bench`: our driver and Nomad's raw_exec, served as a plugin, in one run on this host.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::{build, go, setup, step};
+
+/// Measure our driver beside Nomad's.
+#[derive(clap::Args)]
+pub struct Bench {
+    /// Fail if a promise of the project is not kept.
+    #[arg(long)]
+    check: bool,
+    /// Further arguments of the benchmark, such as `-tasks 200` or `-json FILE`; `-help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        setup::everything()?;
+        let dist = build::dist()?;
+        let programs = go::build(&["./cmd/bench", "./cmd/nomad-raw-exec"])?;
+        // Not in the module's folder: a file that is to be written lies where the caller is.
+        let mut bench = std::process::Command::new(programs.join("bench"));
+        bench
+            .arg("-driver")
+            .arg(dist.driver)
+            .arg("-nomad")
+            .arg(programs.join("nomad-raw-exec"));
+        bench.args(self.check.then_some("-check")).args(self.arguments);
+        // Another executor than the one under test.
+        bench.env_remove("HOLDFAST_EXECUTOR");
+        step::run("measuring", &mut bench)
+    }
+}
