@@ -32,7 +32,18 @@ enum Verb {
     Bench(bench::Bench),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            // Without the backtrace that RUST_BACKTRACE adds to what `main` returns.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     match Verb::parse() {
         Verb::Setup(verb) => verb.run(),
         Verb::Build(verb) => verb.run(),

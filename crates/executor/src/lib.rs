@@ -5,10 +5,13 @@
 
 pub mod adopt;
 pub mod children;
+pub mod cli;
 pub mod client;
+pub mod foreground;
 pub mod init_binary;
 pub mod launch;
 pub mod log;
+pub mod nomad;
 pub mod output;
 pub mod pump;
 pub mod server;

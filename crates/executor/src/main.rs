@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use holdfast_executor::{log, supervise};
+use holdfast_executor::{cli, log, supervise};
 
 fn main() -> ExitCode {
+    // By hand, before any parser is touched: every task pays for what this path needs.
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == "supervise") {
         return match supervise::main(arguments) {
@@ -15,5 +16,5 @@ fn main() -> ExitCode {
             }
         };
     }
-    ExitCode::FAILURE
+    cli::main()
 }

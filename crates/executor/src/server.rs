@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use holdfast_record::{SupervisionDir, names};
+use holdfast_sys::{process, socket};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -81,14 +83,24 @@ pub fn listen(dir: &SupervisionDir) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Listens on a path that a person named; a socket that nobody listens on is replaced.
+/// Listens on a path that a person named; a socket that nobody listens on is replaced, and nothing else is.
 pub fn listen_at(path: &Path) -> io::Result<UnixListener> {
-    if let Err(e) = std::os::unix::net::UnixStream::connect(path)
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket
+        && let Err(e) = std::os::unix::net::UnixStream::connect(path)
         && e.kind() == io::ErrorKind::ConnectionRefused
     {
         std::fs::remove_file(path)?;
     }
-    UnixListener::bind(path)
+    let listener = UnixListener::bind(path)?;
+    // Until here, and where the folder lets others in, it is the peer's credentials that count.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Only this user and root are talked to.
+fn is_trusted(stream: &UnixStream) -> bool {
+    socket::peer_credentials(stream).is_ok_and(|peer| peer.uid == 0 || peer.uid == process::effective_uid())
 }
 
 /// Serves until `leaving` says so, and then lets calls under way end within a bound.
@@ -98,6 +110,7 @@ pub async fn serve(listener: UnixListener, services: Services, mut leaving: watc
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if !is_trusted(&stream) => {}
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, services.clone(), for_connections.clone()));
                 }

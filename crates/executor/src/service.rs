@@ -234,8 +234,9 @@ impl Executor for Service {
     }
 }
 
-/// A duration that can be added to a clock without overflow: at most a century.
+/// A century: any duration up to it can be added to a clock without overflow.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 fn bounded(milliseconds: u64) -> Duration {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Duration::from_millis(milliseconds).min(CENTURY)
+    Duration::from_millis(milliseconds).min(LONGEST)
 }

@@ -355,6 +355,13 @@ impl Supervisor {
         });
     }
 
+    /// The same phase, for what else has changed.
+    fn tell_again(&self, living: &Living) {
+        // A statement of its own: the borrow is a lock that telling takes as well.
+        let phase = self.snapshot.borrow().phase.clone();
+        self.tell(living, phase);
+    }
+
     async fn supervise(&mut self, mut living: Living) {
         let status = self.until_main_is_over(&mut living).await;
         self.tell(&living, Phase::Draining);
@@ -431,12 +438,12 @@ impl Supervisor {
                 living.commit_until = None;
                 living.record.committed = true;
                 self.write_record(living);
-                self.tell(living, self.snapshot.borrow().phase.clone());
+                self.tell_again(living);
                 let _ = reply.send(Ok(()));
             }
             Command::Equip(env, reply) => {
                 living.env = Some(Arc::new(env));
-                self.tell(living, self.snapshot.borrow().phase.clone());
+                self.tell_again(living);
                 let _ = reply.send(Ok(()));
             }
             Command::Stop(stop, reply) => {
@@ -675,7 +682,8 @@ fn states(living: &Living) -> String {
     pids.into_iter().map(state).collect::<Vec<_>>().join(", ")
 }
 
-fn of_exit_record(record: &ExitRecord) -> (Status, i64) {
+/// What the init wrote, as a result's status, and when it wrote that.
+pub fn of_exit_record(record: &ExitRecord) -> (Status, i64) {
     let status = match record.kind {
         Kind::Exited(code) => Status::Exited(code),
         Kind::Signalled(signal) => Status::Signalled(signal),

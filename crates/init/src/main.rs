@@ -202,7 +202,7 @@ fn reap(main: i32, is_recorded: bool) {
     const WNOWAIT: usize = 0x0100_0000;
     const CLD_EXITED: i32 = 1;
     loop {
-        // The kernel's struct siginfo: code at word 2, pid at word 3, status at word 5.
+        // The kernel's struct siginfo on 64 bits: code at word 2, pid at word 4, status at word 6.
         let mut info = [0i32; 32];
         let at = info.as_mut_ptr() as usize;
         // SAFETY: room for a siginfo.
@@ -211,7 +211,7 @@ fn reap(main: i32, is_recorded: bool) {
             Err(errno::EINTR) => continue,
             Err(_) => return,
         }
-        let (code, pid, status) = (info[2], info[3], info[5]);
+        let (code, pid, status) = (info[2], info[4], info[6]);
         if pid == main && !is_recorded {
             record(if code == CLD_EXITED {
                 Kind::Exited(status)

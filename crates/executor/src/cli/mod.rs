@@ -1,0 +1,135 @@
+//! The executor by hand: for somebody debugging while driver, agent or the executor itself are dead, and for somebody without an
+//! orchestrator.
+
+mod connection;
+mod exec;
+mod known;
+mod logs;
+mod ls;
+mod relay;
+mod run;
+mod serve;
+mod status;
+mod stop;
+mod table;
+mod target;
+mod terminal;
+mod values;
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// Names the state directory where `--state-dir` does not.
+const STATE_DIR: &str = "HOLDFAST_STATE_DIR";
+
+/// Supervises one task, and answers for tasks by hand.
+///
+/// TASK is a task id or the beginning of one, the beginning of an allocation id, ALLOC/NAME, the name of a task, a supervision
+/// directory, or the path of an executor's socket.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast-executor", version)]
+struct Arguments {
+    /// Where supervision directories lie [default: $HOLDFAST_STATE_DIR, else /var/lib/holdfast, without root
+    /// $XDG_STATE_HOME/holdfast]
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the tasks of all drivers
+    Ls(ls::Ls),
+    /// Show what is known of a task
+    Status(status::ShowStatus),
+    /// Print a task's output
+    Logs(logs::Logs),
+    /// Run a command inside a task
+    Exec(exec::Exec),
+    /// Stop a task: a signal, and the kill after a grace
+    Stop(stop::StopTask),
+    /// Run a command under supervision, in the foreground
+    Run(run::Run),
+    /// Serve Nomad's executor protocol for one task, in the foreground
+    Serve(serve::Serve),
+}
+
+/// Parses, does, and says what went wrong in one line. Wrong usage is 2, what was not found and all else 1.
+pub fn main() -> ExitCode {
+    let Arguments { state_dir, command } = Arguments::parse();
+    let state_dir = state_dir
+        .or_else(|| std::env::var_os(STATE_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from))
+        .unwrap_or_else(holdfast_record::default_state_dir);
+    let done = match command {
+        Command::Ls(ls) => within_runtime(ls.run(&state_dir)),
+        Command::Status(status) => within_runtime(status.run(&state_dir)),
+        Command::Logs(logs) => logs.run(&state_dir),
+        Command::Exec(exec) => within_runtime(exec.run(&state_dir)),
+        Command::Stop(stop) => within_runtime(stop.run(&state_dir)),
+        Command::Run(run) => within_runtime(run.run(&state_dir)),
+        Command::Serve(serve) => within_runtime(serve.run(&state_dir)),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) if is_closed_output(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            // Standard error may be gone, too.
+            let _ = writeln!(io::stderr(), "holdfast-executor: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn within_runtime(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("starting the runtime")?.block_on(work)
+}
+
+/// Standard output is closed: whoever read it has seen enough.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+struct ClosedOutput;
+
+fn is_closed_output(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ClosedOutput>().is_some()
+}
+
+/// Writes to standard output at once.
+fn print(bytes: impl AsRef<[u8]>) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes.as_ref()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(ClosedOutput.into()),
+        Err(e) => Err(e).context("writing to standard output"),
+    }
+}
+
+/// A process's exit code; what does not fit becomes a plain failure.
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// For messages.
+fn lossy(text: &OsStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

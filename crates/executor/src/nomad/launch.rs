@@ -1,0 +1,239 @@
+//! From Nomad's launch request to a task, by the rules of its executor without isolation.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use holdfast_cgroup::{Scope, ScopeError, Version};
+use holdfast_sandbox::{
+    Arguments, DeniedIds, Environment, LogCollection, Placement, PlanError, Resolver, TaskOptions, TaskPlan,
+};
+use holdfast_wire::executor_v1::TaskSpec;
+use holdfast_wire::nomad_driver::{
+    AllocatedMemoryResources, AllocatedTaskResources, LinuxResources, NetworkIsolationSpec, Resources,
+};
+use holdfast_wire::nomad_executor::LaunchRequest;
+
+use crate::log;
+
+/// Why a request cannot be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The text is the built-in's.
+    #[error("unable to configure cgroups: {0}")]
+    Cgroups(#[from] ScopeError),
+    /// See [`PlanError`].
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// What the request asks for, looked up. `task_id` is the executor's own.
+///
+/// Blocks while users are looked up, on purpose: this process has one task, which does not run yet, and its reaper of children
+/// must not run while a getent(1) is waited for.
+pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, RequestError> {
+    #[allow(deprecated)]
+    let LaunchRequest {
+        cmd,
+        args,
+        resources,
+        stdout_path,
+        stderr_path,
+        env,
+        user,
+        task_dir,
+        // The executor without isolation applies limits whatever this says.
+        resource_limits: _,
+        basic_process_cgroup: _,
+        mounts,
+        devices,
+        network_isolation,
+        no_pivot_root,
+        default_pid_mode,
+        default_ipc_mode,
+        // Never sent by the client; the path is among the resources.
+        cpuset_cgroup: _,
+        allow_caps,
+        capabilities,
+        cgroup_v2_override,
+        cgroup_v1_override,
+        oom_score_adj,
+        work_dir,
+    } = request;
+    let ignored = [
+        ("mounts", !mounts.is_empty()),
+        ("devices", !devices.is_empty()),
+        ("no_pivot_root", no_pivot_root),
+        ("default_pid_mode", default_pid_mode == "private"),
+        ("default_ipc_mode", default_ipc_mode == "private"),
+        ("capabilities", !allow_caps.is_empty() || !capabilities.is_empty()),
+    ];
+    for (what, _) in ignored.iter().filter(|(_, given)| *given) {
+        log::line(&format!("{what} means nothing without isolation and is ignored"));
+    }
+    let (alloc_id, task_name) = names_of(&task_dir);
+    let Resources {
+        allocated_resources,
+        linux_resources,
+        ports: _,
+    } = resources.unwrap_or_default();
+    let AllocatedTaskResources {
+        cpu: _,
+        memory,
+        networks: _,
+    } = allocated_resources.unwrap_or_default();
+    // The agent's own driver says nothing of memory if the agent said nothing of Linux.
+    let AllocatedMemoryResources {
+        memory_mb,
+        memory_max_mb,
+    } = memory.filter(|_| linux_resources.is_some()).unwrap_or_default();
+    let LinuxResources {
+        cpu_shares,
+        cpuset_cpus,
+        cpuset_cgroup,
+        ..
+    } = linux_resources.unwrap_or_default();
+    let scope = scope(
+        &cpuset_cgroup,
+        &alloc_id,
+        &task_name,
+        &cgroup_v2_override,
+        &cgroup_v1_override,
+    )?;
+    let options = TaskOptions {
+        task_id: task_id.to_owned(),
+        alloc_id,
+        task_name,
+        command: cmd,
+        args: Arguments::from(args),
+        environment: environment(&env),
+        denied_environment: Vec::new(),
+        user: Some(user),
+        work_dir: Some(work_dir),
+        task_dir,
+        stdout_path,
+        stderr_path,
+        log_collection: LogCollection::Agent,
+        oom_score_adj: i64::from(oom_score_adj),
+        network_namespace: network_isolation.map(|NetworkIsolationSpec { path, .. }| path),
+        placement: scope.map(placement).unwrap_or_default(),
+        memory_mib: memory_mb,
+        memory_max_mib: memory_max_mb,
+        cpu_shares,
+        cpuset_cpus,
+        search_path: std::env::var_os("PATH"),
+    };
+    let plan = TaskPlan::build(options, &Resolver::system(), &DeniedIds::default())?;
+    Ok(plan.into())
+}
+
+/// Allocation and task, from `<alloc_dir>/<alloc>/<task>`, as Nomad's executor takes them.
+fn names_of(task_dir: &str) -> (String, String) {
+    let name = |path: Option<&Path>| {
+        path.and_then(Path::file_name)
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
+    let task_dir = Path::new(task_dir);
+    (name(task_dir.parent()), name(Some(task_dir)))
+}
+
+/// Of a variable that is given twice the last counts, as in Go.
+fn environment(list: &[String]) -> Environment {
+    list.iter()
+        .map(|variable| variable.split_once('=').unwrap_or((variable, "")))
+        .collect()
+}
+
+/// An override is for one version of cgroups; on a host with the other it says nothing.
+fn scope(
+    cpuset_cgroup: &str,
+    alloc_id: &str,
+    task_name: &str,
+    v2_override: &str,
+    v1_override: &HashMap<String, String>,
+) -> Result<Option<Scope>, ScopeError> {
+    let cpuset = (!cpuset_cgroup.is_empty()).then(|| Path::new(cpuset_cgroup));
+    match holdfast_cgroup::version() {
+        None => Ok(None),
+        Some(Version::V2) if !v2_override.is_empty() => Scope::of_v2_override(v2_override).map(Some),
+        Some(Version::V1) if !v1_override.is_empty() => {
+            let paths = v1_override
+                .iter()
+                .map(|(controller, path)| (controller.as_str(), path.as_str()));
+            Scope::of_v1_override(paths, cpuset).map(Some)
+        }
+        Some(version) => cpuset
+            .map(|cpuset| Scope::of_task(version, cpuset, alloc_id, task_name))
+            .transpose(),
+    }
+}
+
+fn placement(scope: Scope) -> Placement {
+    let Scope {
+        version: _,
+        join,
+        kill,
+        own,
+        shared: _,
+        foreign,
+    } = scope;
+    // They were made from texts.
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    Placement {
+        join: join.into_iter().map(text).collect(),
+        scope: Some(text(kill)),
+        own: own.into_iter().map(text).collect(),
+        foreign,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(task_dir: &Path) -> LaunchRequest {
+        LaunchRequest {
+            cmd: "/bin/sh".into(),
+            args: vec!["-c".into(), "true".into()],
+            task_dir: task_dir.to_str().unwrap().into(),
+            ..LaunchRequest::default()
+        }
+    }
+
+    #[test]
+    fn the_request_becomes_a_task_of_the_executors_own_id() {
+        let alloc = tempfile::tempdir().unwrap();
+        let task_dir = alloc.path().join("web");
+        std::fs::create_dir(&task_dir).unwrap();
+        let spec = task_of(
+            LaunchRequest {
+                env: vec!["A=1".into(), "B=x=y".into(), "A=2".into()],
+                stdout_path: "/some/where.fifo".into(),
+                stderr_path: "/dev/null".into(),
+                oom_score_adj: 7,
+                ..request(&task_dir)
+            },
+            "mine",
+        )
+        .unwrap();
+        assert_eq!((spec.task_id.as_str(), spec.task_name.as_str()), ("mine", "web"));
+        assert_eq!(spec.alloc_id, alloc.path().file_name().unwrap().to_str().unwrap());
+        assert_eq!(spec.env, ["A=2", "B=x=y"]);
+        assert_eq!(spec.work_dir, task_dir.to_str().unwrap());
+        assert!(spec.stderr.is_none(), "the null device is no sink");
+        assert!(spec.stdout.is_some());
+        assert_eq!(spec.oom_score_adj, 7);
+        assert_eq!(spec.placement.unwrap().join, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_missing_command_is_named_in_the_built_ins_words() {
+        let alloc = tempfile::tempdir().unwrap();
+        let missing = LaunchRequest {
+            cmd: "no-such-command".into(),
+            ..request(alloc.path())
+        };
+        let error = task_of(missing, "t").unwrap_err().to_string();
+        assert_eq!(error, "binary \"no-such-command\" could not be found");
+    }
+}

@@ -1,0 +1,9 @@
+//! Nomad's own `Executor` service, so that its Go client can be pointed at this executor.
+
+mod launch;
+mod process_tree;
+mod service;
+mod session;
+mod stats;
+
+pub use service::NomadExecutor;
