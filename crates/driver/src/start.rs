@@ -83,7 +83,7 @@ pub async fn start(
     let warnings = std::mem::take(&mut launched.warnings);
     let handle = match handles.handle(&facts, &launched.identities) {
         _ if !is_wanted() => Err(Failure::last("the caller has gone away")),
-        Ok(handle) => launched.commit().await.map(|()| handle),
+        Ok(handle) => launched.commit(&dir).await.map(|()| handle),
         Err(failure) => Err(failure),
     };
     match handle {
@@ -234,9 +234,11 @@ struct Launched {
 
 impl Launched {
     /// The last call before StartTask returns: from now on the executor keeps the task without being asked.
-    async fn commit(mut self) -> Result<(), Failure> {
+    /// A task that is over by now, its executor gone, was started all the same.
+    async fn commit(mut self, dir: &SupervisionDir) -> Result<(), Failure> {
         match self.executor.commit(CommitRequest {}).await {
             Ok(_) => Ok(()),
+            Err(_) if matches!(dir.result(), Ok(Some(_))) => Ok(()),
             Err(status) => Err(Failure::Retryable(format!(
                 "{LAUNCH_FAILED}: cannot commit the task: {}",
                 status.message()
@@ -261,6 +263,14 @@ async fn launch(
     let Peer {
         pidfd, mut executor, ..
     } = peer;
+    // Before the launch: the executor of a short task may be gone when it has answered.
+    let itself = match ProcessIdentity::of(&pidfd) {
+        Ok(identity) => identity,
+        Err(e) => {
+            let failure = Failure::Retryable(format!("{EXECUTOR_FAILED}: cannot identify the executor: {e}"));
+            return Err((failure, Some(pidfd)));
+        }
+    };
     let request = LaunchRequest { task: Some(spec) };
     let answer = match tokio::time::timeout(LAUNCH_BOUND, executor.launch(request)).await {
         Ok(Ok(answer)) => answer.into_inner(),
@@ -271,7 +281,7 @@ async fn launch(
         }
     };
     let warnings = answer.warnings.clone();
-    match identities(&pidfd, answer) {
+    match identities(itself, answer) {
         Ok(identities) => Ok((
             Launched {
                 identities,
@@ -284,7 +294,7 @@ async fn launch(
     }
 }
 
-fn identities(executor: &PidFd, answer: LaunchResponse) -> Result<Identities, String> {
+fn identities(executor: ProcessIdentity, answer: LaunchResponse) -> Result<Identities, String> {
     let LaunchResponse {
         main,
         init,
@@ -293,7 +303,7 @@ fn identities(executor: &PidFd, answer: LaunchResponse) -> Result<Identities, St
     } = answer;
     let missing = |who| format!("the executor did not say which process is {who}");
     Ok(Identities {
-        executor: ProcessIdentity::of(executor).map_err(|e| format!("cannot identify the executor: {e}"))?,
+        executor,
         init: identity(init.ok_or_else(|| missing("init"))?),
         main: identity(main.ok_or_else(|| missing("the main process"))?),
         started_at_ms,

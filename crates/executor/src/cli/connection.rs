@@ -128,7 +128,10 @@ mod tests {
         let of = |version, scope: &str| parent_of(version, Path::new(scope));
         let found = |parent: &str| Some(PathBuf::from(parent));
         assert_eq!(of(Version::V1, "/sys/fs/cgroup/freezer/nomad/a.web"), found("nomad"));
-        assert_eq!(of(Version::V2, "/sys/fs/cgroup/nomad.slice/share/a.web.scope"), found("nomad.slice"));
+        assert_eq!(
+            of(Version::V2, "/sys/fs/cgroup/nomad.slice/share/a.web.scope"),
+            found("nomad.slice")
+        );
         assert_eq!(of(Version::V2, "/sys/fs/cgroup/mine/deep/a.scope"), found("mine/deep"));
         assert_eq!(of(Version::V2, "/sys/fs/cgroup/a.scope"), None);
         assert_eq!(of(Version::V1, "/elsewhere/nomad/a.web"), None);

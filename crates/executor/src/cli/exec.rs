@@ -52,9 +52,7 @@ impl Exec {
         };
         inputs.send(input(exec_input::Message::Setup(setup))).await?;
         let outputs = peer.executor.exec_stream(ReceiverStream::new(messages)).await;
-        let mut outputs = outputs
-            .map_err(|status| anyhow!("{}", status.message()))?
-            .into_inner();
+        let mut outputs = outputs.map_err(|status| anyhow!("{}", status.message()))?.into_inner();
         // Nothing is known of the command until its first message; a refusal should not be written to a raw terminal.
         let raw = if self.tty && self.interactive {
             RawMode::enter().context("setting up the terminal")?

@@ -113,7 +113,12 @@ fn ended(dir: &SupervisionDir, record: Option<&Record>, otherwise: &str) -> Resu
         Ok(Some(exit)) => of_exit_record(&exit),
         Ok(None) | Err(_) => (Status::Unknown(otherwise.to_owned()), 0),
     };
-    Ok(State::Ended(TaskResult::new(status, false, started_at_ms, finished_at_ms)))
+    Ok(State::Ended(TaskResult::new(
+        status,
+        false,
+        started_at_ms,
+        finished_at_ms,
+    )))
 }
 
 fn is_this_boot(record: &Record) -> bool {
@@ -189,6 +194,9 @@ mod tests {
         assert_eq!(end(Status::Signalled(9)), "killed by SIGKILL");
         assert_eq!(end(Status::Signalled(40)), "killed by signal 40");
         assert_eq!(end(Status::Unknown("x".into())), "unknown: x");
-        assert_eq!([age(-5), age(59_999), age(60_000), age(7_200_000), age(90_000_000)], ["0s", "59s", "1m", "2h", "1d"]);
+        assert_eq!(
+            [age(-5), age(59_999), age(60_000), age(7_200_000), age(90_000_000)],
+            ["0s", "59s", "1m", "2h", "1d"]
+        );
     }
 }

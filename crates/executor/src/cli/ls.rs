@@ -9,8 +9,8 @@ use holdfast_record::{Status, SupervisionDir, driver_roots, now_ms};
 use serde::Serialize;
 
 use super::known::{Known, State, age, signal_name};
-use super::table::{printable, render};
 use super::print;
+use super::table::{printable, render};
 
 /// `ls`.
 #[derive(Debug, Args)]
@@ -62,7 +62,10 @@ impl Ls {
             print(format!("{}\n", serde_json::to_string_pretty(&entries)?))?;
         } else {
             let rows: Vec<_> = tasks.iter().map(row).collect();
-            print(render(&["ID", "TASK", "DRIVER", "STATE", "PID", "SINCE", "EXIT"], &rows))?;
+            print(render(
+                &["ID", "TASK", "DRIVER", "STATE", "PID", "SINCE", "EXIT"],
+                &rows,
+            ))?;
         }
         for e in &damaged {
             use std::io::Write;
@@ -101,8 +104,14 @@ fn row(known: &Known) -> Vec<String> {
         printable(&known.intent.task_name),
         printable(&known.intent.driver),
         known.state.word().to_owned(),
-        known.living_main().map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-        if since > 0 { age(now_ms() - since) } else { "-".to_owned() },
+        known
+            .living_main()
+            .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        if since > 0 {
+            age(now_ms() - since)
+        } else {
+            "-".to_owned()
+        },
         exit,
     ]
 }

@@ -66,7 +66,11 @@ enum Command {
 pub fn main() -> ExitCode {
     let Arguments { state_dir, command } = Arguments::parse();
     let state_dir = state_dir
-        .or_else(|| std::env::var_os(STATE_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from))
+        .or_else(|| {
+            std::env::var_os(STATE_DIR)
+                .filter(|dir| !dir.is_empty())
+                .map(PathBuf::from)
+        })
         .unwrap_or_else(holdfast_record::default_state_dir);
     let done = match command {
         Command::Ls(ls) => within_runtime(ls.run(&state_dir)),

@@ -260,9 +260,7 @@ impl Refusal {
 fn refused(error: &PlanError) -> ExitCode {
     say(&error.to_string());
     match error {
-        PlanError::Command(CommandError::NotFound(_) | CommandError::NoInterpreter { .. }) => {
-            ExitCode::from(NOT_FOUND)
-        }
+        PlanError::Command(CommandError::NotFound(_) | CommandError::NoInterpreter { .. }) => ExitCode::from(NOT_FOUND),
         PlanError::Command(_) => ExitCode::from(NOT_EXECUTABLE),
         _ => ExitCode::FAILURE,
     }

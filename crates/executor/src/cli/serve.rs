@@ -14,10 +14,10 @@ use holdfast_wire::nomad_executor::executor_server::ExecutorServer as NomadExecu
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::foreground::{Foreground, Purpose};
+use crate::log;
 use crate::nomad::NomadExecutor;
 use crate::server::{self, Services};
 use crate::supervisor::{Command, Phase, Stop};
-use crate::log;
 
 /// How long the task may take to leave after SIGINT or SIGTERM of this process: Nomad's default kill_timeout.
 const GRACE: Duration = Duration::from_secs(5);

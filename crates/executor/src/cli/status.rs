@@ -11,7 +11,7 @@ use holdfast_sys::clock::boottime;
 use super::known::{Known, State, age, end_of, lives, signal_name, time};
 use super::print;
 use super::table::printable;
-use super::target::{TaskArgument, Target};
+use super::target::{Target, TaskArgument};
 use crate::client;
 
 /// `status`.
@@ -28,12 +28,17 @@ impl ShowStatus {
             Target::Socket(path) => {
                 let peer = client::connect_socket(&path).await?;
                 let identity = peer.identity;
-                let main = identity.main.map_or("none".to_owned(), |main| format!("pid {}", main.pid));
+                let main = identity
+                    .main
+                    .map_or("none".to_owned(), |main| format!("pid {}", main.pid));
                 render(&[
                     ("Task", identity.task_id.clone()),
                     ("State", format!("{:?}", identity.state()).to_lowercase()),
                     ("Main", main),
-                    ("Executor", format!("pid {}, version {}", identity.pid, identity.version)),
+                    (
+                        "Executor",
+                        format!("pid {}, version {}", identity.pid, identity.version),
+                    ),
                     ("Socket", path.display().to_string()),
                 ])
             }
@@ -132,7 +137,10 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
     lines.push(("Init", process(&record.init)));
     lines.push(("Executor", process(&record.executor)));
     if !record.committed && !matches!(state, State::Ended(_)) {
-        lines.push(("Committed", "no: whoever launched it has not answered for it yet".to_owned()));
+        lines.push((
+            "Committed",
+            "no: whoever launched it has not answered for it yet".to_owned(),
+        ));
     }
 }
 

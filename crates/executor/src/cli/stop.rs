@@ -73,5 +73,7 @@ fn told(result: &TaskResult) -> Result<ExitCode> {
 }
 
 async fn ended(pidfd: &PidFd) -> std::io::Result<()> {
-    Registered::new(pidfd.try_clone()?.into(), Interest::READABLE)?.readable().await
+    Registered::new(pidfd.try_clone()?.into(), Interest::READABLE)?
+        .readable()
+        .await
 }

@@ -134,7 +134,11 @@ fn not_found(state_dir: &Path, text: &str) -> anyhow::Error {
             .min()
     };
     intents.sort_by_cached_key(|intent| (nearest(intent), intent.created_at_ms));
-    anyhow!("no task {text:?} in {}; there is {}", state_dir.display(), listed(&intents))
+    anyhow!(
+        "no task {text:?} in {}; there is {}",
+        state_dir.display(),
+        listed(&intents)
+    )
 }
 
 fn listed(intents: &[Intent]) -> String {

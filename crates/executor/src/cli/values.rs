@@ -64,7 +64,10 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert_eq!(duration("1e300h"), Err("unknown unit \"e300h\": expected ms, s, m or h".into()));
+        assert_eq!(
+            duration("1e300h"),
+            Err("unknown unit \"e300h\": expected ms, s, m or h".into())
+        );
         for text in ["", "s", "-1", "5d", "5 s", "inf"] {
             assert!(duration(text).is_err(), "{text:?}");
         }

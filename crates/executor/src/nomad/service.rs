@@ -305,8 +305,17 @@ mod tests {
     fn a_signalled_task_says_128_and_the_number_and_the_unknown_is_an_error_w2_w4() {
         let of = |status| process_state(&TaskResult::new(status, true, 0, 1_500), 7);
         let state = of(TaskStatus::Signalled(9)).unwrap();
-        assert_eq!((state.pid, state.exit_code, state.signal, state.oom_killed), (7, 137, 9, true));
-        assert_eq!(state.time.unwrap(), prost_types::Timestamp { seconds: 1, nanos: 500_000_000 });
+        assert_eq!(
+            (state.pid, state.exit_code, state.signal, state.oom_killed),
+            (7, 137, 9, true)
+        );
+        assert_eq!(
+            state.time.unwrap(),
+            prost_types::Timestamp {
+                seconds: 1,
+                nanos: 500_000_000
+            }
+        );
         assert_eq!(of(TaskStatus::Exited(3)).unwrap().exit_code, 3);
         assert_eq!(of(TaskStatus::Unknown("why".into())).unwrap_err(), "why");
     }
