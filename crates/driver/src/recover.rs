@@ -40,7 +40,11 @@ pub async fn recover_in(
     let state = match HandleState::parse(&driver_state) {
         Ok(state) => state,
         Err(_) if driver.tasks.phase(known_id).await.is_some() => return Ok(()),
-        Err(e) => return Err(Failure::Final(format!("failed to decode task state from handle: {e}"))),
+        Err(e) => {
+            return Err(Failure::Final(format!(
+                "failed to decode task state from handle: task {known_id:?}: {e}"
+            )));
+        }
     };
     if !known_id.is_empty() && known_id != state.task_id {
         return Err(Failure::Final(format!(

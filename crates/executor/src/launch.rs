@@ -200,26 +200,12 @@ async fn clone_and_release(
     let (pid, main) = cloned(report, dir, &steps).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
-    let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
-    let record = Record {
-        version: Record::VERSION,
-        task_id: task.task_id,
-        alloc_id: task.alloc_id,
-        task_name: task.task_name,
-        boot_id: preparing("reading the boot id", holdfast_record::boot_id())?,
-        started_at_ms: now_ms(),
-        executor: preparing("identifying the executor", ProcessIdentity::of_self())?,
-        init: identify("the init", init)?,
-        main: identify(&format!("the main process, pid {pid},"), &main)?,
-        committed: false,
-        plan: task.plan,
-        oom_baseline: baseline,
-        stop: None,
-        extra: holdfast_record::Extra::new(),
-    };
-    dir.write_record(&record)?;
-    preparing("releasing the main process", readiness::write(&release, &[1]))?;
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
+    let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
+        Ok(recorded) => recorded,
+        // A main process whose steps have failed is gone by now, and the init tells which.
+        Err(e) => return Err(early_end(&events, dir, &steps).await.unwrap_or(e)),
+    };
     match first_event(&events).await? {
         Event::Started | Event::Exited => {}
         Event::NotStarted => return Err(not_started(dir, &steps)),
@@ -235,9 +221,46 @@ async fn clone_and_release(
         events,
         pump,
         scope,
-        env: task.env,
+        env,
         warnings,
     })
+}
+
+/// Writes the record, then opens the gate. Returns the environment as well, which is not recorded.
+fn record_and_release(
+    dir: &SupervisionDir,
+    task: Task,
+    (pid, main): (i32, &PidFd),
+    init: &PidFd,
+    oom_baseline: u64,
+    release: &OwnedFd,
+) -> Result<(Record, Vec<String>), LaunchError> {
+    let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
+    let record = Record {
+        version: Record::VERSION,
+        task_id: task.task_id,
+        alloc_id: task.alloc_id,
+        task_name: task.task_name,
+        boot_id: preparing("reading the boot id", holdfast_record::boot_id())?,
+        started_at_ms: now_ms(),
+        executor: preparing("identifying the executor", ProcessIdentity::of_self())?,
+        init: identify("the init", init)?,
+        main: identify(&format!("the main process, pid {pid}"), main)?,
+        committed: false,
+        plan: task.plan,
+        oom_baseline,
+        stop: None,
+        extra: holdfast_record::Extra::new(),
+    };
+    dir.write_record(&record)?;
+    preparing("releasing the main process", readiness::write(release, &[1]))?;
+    Ok((record, task.env))
+}
+
+/// The step that failed, if the init tells one soon.
+async fn early_end(events: &Registered, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
+    let event = tokio::time::timeout(Duration::from_secs(1), first_event(events)).await;
+    matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
 }
 
 /// Kills what a failed launch has cloned.

@@ -22,6 +22,8 @@ pub struct RotatedFiles {
     index: u64,
     file: OwnedFd,
     written: u64,
+    /// What follows begins a line, as far as is known.
+    at_line_start: bool,
 }
 
 impl RotatedFiles {
@@ -44,6 +46,7 @@ impl RotatedFiles {
             index,
             file,
             written,
+            at_line_start: true,
         })
     }
 
@@ -51,7 +54,12 @@ impl RotatedFiles {
         let mut done = 0;
         while done < bytes.len() {
             let rest = &bytes[done..];
-            let part = match part_for(rest, self.max_bytes - self.written.min(self.max_bytes), self.max_bytes) {
+            let part = match part_for(
+                rest,
+                self.max_bytes.saturating_sub(self.written),
+                self.max_bytes,
+                self.at_line_start,
+            ) {
                 Some(part) => part,
                 None => {
                     self.rotate()?;
@@ -62,6 +70,7 @@ impl RotatedFiles {
                 Ok(count) => {
                     done += count;
                     self.written += count as u64;
+                    self.at_line_start = count.checked_sub(1).is_none_or(|last| rest[last] == b'\n');
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if done > 0 => return Ok(done),
@@ -73,7 +82,7 @@ impl RotatedFiles {
 
     fn rotate(&mut self) -> io::Result<()> {
         let (file, written) = open_file(&self.directory, &self.prefix, self.index + 1)?;
-        (self.file, self.written) = (file, written);
+        (self.file, self.written, self.at_line_start) = (file, written, true);
         self.index += 1;
         let oldest = (self.index + 1).saturating_sub(self.max_files);
         for number in numbers(&self.directory, &self.prefix)?
@@ -86,18 +95,21 @@ impl RotatedFiles {
     }
 }
 
-/// How many of the bytes go into a file with this much room, so that lines stay whole where they can; `None`: the next file is
-/// due first. Lines longer than a file are cut.
-fn part_for(bytes: &[u8], room: u64, max: u64) -> Option<usize> {
-    let room = usize::try_from(room).unwrap_or(usize::MAX);
-    if bytes.len() <= room {
+/// Within this distance of a file's end only whole lines are written, so that a line that has begun can end in its file.
+const LINE_ROOM: u64 = 64 * 1024;
+
+/// How many of the bytes go into a file with this much room, so that lines stay whole (contract, L-2); `None`: the next file is due
+/// first. Lines longer than [`LINE_ROOM`], or than a file, are cut.
+fn part_for(bytes: &[u8], room: u64, max: u64, at_line_start: bool) -> Option<usize> {
+    if bytes.len() as u64 + LINE_ROOM.min(max / 2) <= room {
         return Some(bytes.len());
     }
-    if let Some(end) = bytes[..room].iter().rposition(|byte| *byte == b'\n') {
+    let fits = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+    if let Some(end) = bytes[..fits].iter().rposition(|byte| *byte == b'\n') {
         return Some(end + 1);
     }
-    let is_fresh = room as u64 >= max;
-    is_fresh.then_some(room)
+    let is_fresh = room >= max;
+    (fits > 0 && (is_fresh || !at_line_start)).then_some(fits)
 }
 
 /// The folder by descriptor, whatever became of its path.

@@ -67,8 +67,12 @@ extern "C" fn main(stack: *const usize) -> ! {
     // The environment of the task goes out of this process's memory.
     // SAFETY: nothing refers to the block any more.
     let _ = unsafe { raw::checked(nr::MUNMAP, block as usize, length, 0, 0) };
-    for descriptor in [fd::PLAN, fd::GATE, fd::REPORT, fd::CGROUP, pidfd, pipe[1]] {
+    for descriptor in [fd::PLAN, fd::GATE, fd::REPORT, pidfd, pipe[1]] {
         raw::close(descriptor);
+    }
+    // Otherwise the number is another descriptor's, the pipe's for one.
+    if into_cgroup {
+        raw::close(fd::CGROUP);
     }
     let mut bytes = [0; 8];
     // End of file is what a successful exec leaves.

@@ -133,7 +133,7 @@ func (s *served) launch(script string) int {
 	state, err := s.Launch(s.command(script))
 	must.NoError(s.t, err, must.Sprint("Launch"))
 	must.Eq(s.t, -1, state.ExitCode)
-	must.True(s.t, processes.Alive(state.Pid))
+	must.Positive(s.t, state.Pid)
 	return state.Pid
 }
 

@@ -4,7 +4,6 @@ package plugin
 import (
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -105,12 +104,10 @@ func TestOutputGoesOnAfterTheDriverIsReplaced_L4_L5(t *testing.T) {
 	must.NoError(t, h.Driver.StopTask(task.ID, patience, "SIGTERM"))
 	lines := 0
 	got := output(task, "stdout")
-	for {
+	for got != "" {
 		var number int
-		if _, err := fmt.Sscanf(got, "line %d\n", &number); err != nil {
-			must.ErrorIs(t, err, io.EOF, must.Sprintf("rest: %q", got))
-			break
-		}
+		_, err := fmt.Sscanf(got, "line %d\n", &number)
+		must.NoError(t, err, must.Sprintf("rest: %q", got))
 		lines++
 		must.Eq(t, lines, number, must.Sprint("a line is missing or there twice"))
 		got = got[len(fmt.Sprintf("line %d\n", number)):]

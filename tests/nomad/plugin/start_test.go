@@ -100,7 +100,7 @@ func TestAConfigurationErrorIsNotRetryable_S2(t *testing.T) {
 func TestTheSameTaskIDIsNotStartedTwice_S3(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	task := h.run("sleep 1000")
+	task := h.run("exec sleep 1000")
 	pid := h.pid(task)
 	_, _, err := h.Driver.StartTask(task)
 	must.ErrorContains(t, err, fmt.Sprintf("task with ID %q already started", task.ID))
@@ -112,7 +112,7 @@ func TestTheSameTaskIDIsNotStartedTwice_S3(t *testing.T) {
 func TestAStartThatFailsLeavesNothing_S4(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	bystander := h.run("sleep 1000")
+	bystander := h.run("exec sleep 1000")
 	for range 5 {
 		task := h.task(map[string]any{"command": "/does/not/exist"})
 		_, _, err := h.Driver.StartTask(task)
@@ -127,7 +127,7 @@ func TestAStartThatFailsLeavesNothing_S4(t *testing.T) {
 func TestANewDriverAdoptsATaskThatIsStartedAgainByTheSameID_S5(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	task := h.run("sleep 1000")
+	task := h.run("exec sleep 1000")
 	pid := h.pid(task)
 	identity := processes.Identity(pid)
 	// The agent never got the handle: it asks the next plugin for the same start.
@@ -142,7 +142,7 @@ func TestANewDriverAdoptsATaskThatIsStartedAgainByTheSameID_S5(t *testing.T) {
 func TestAnotherIDOfTheSameTaskEndsTheOldOneFirst_S5(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	old := h.run("sleep 1000")
+	old := h.run("exec sleep 1000")
 	oldPid := h.pid(old)
 	h.relaunch()
 	renewed := *old
@@ -174,7 +174,7 @@ func TestTheHandleCarriesConfigurationAndAVersion_S6_R6(t *testing.T) {
 func TestTheScopeOfATaskIsUsedAgainByItsNextRun_S8(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	first := h.run("sleep 1000")
+	first := h.run("exec sleep 1000")
 	must.NoError(t, h.Driver.StopTask(first.ID, patience, "SIGTERM"))
 	h.destroy(first)
 	second := *first

@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/hashicorp/nomad/client/lib/cgroupslib"
+	"github.com/hashicorp/nomad/client/lib/idset"
+	"github.com/hashicorp/nomad/client/lib/numalib/hw"
 )
 
 const root = "/sys/fs/cgroup"
@@ -60,6 +62,11 @@ func Claim() (release func(), err error) {
 		return nil, err
 	}
 	if err := cgroupslib.Init(hclog.NewNullLogger(), cores); err != nil {
+		return nil, err
+	}
+	// As the agent does before each task: without CPUs nobody can enter the partition of all tasks (v1).
+	partition := cgroupslib.GetPartition(hclog.NewNullLogger(), idset.Parse[hw.CoreID](cores))
+	if err := partition.Reserve(idset.Empty[hw.CoreID]()); err != nil {
 		return nil, err
 	}
 	return func() {

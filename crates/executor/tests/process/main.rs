@@ -1,0 +1,12 @@
+//! The executor as a process: real executors, real tasks, killed at many steps.
+
+mod adoption;
+mod by_hand;
+mod host;
+mod idle;
+mod launch;
+mod output;
+mod run;
+mod serve;
+mod session;
+mod stop;
