@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::children::Children;
+use crate::launch::Supervision;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -96,7 +97,10 @@ impl Foreground {
         };
         let supervisor = Supervisor {
             dir: dir.try_clone()?,
-            init_program,
+            supervision: Supervision {
+                init_program,
+                cgroups: Vec::new(),
+            },
             children,
             sessions,
             commands: queue,

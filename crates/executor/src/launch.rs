@@ -31,6 +31,9 @@ use crate::task::{self, NamedSteps, Task, TaskError, UMASK};
 /// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
 const START_BOUND: Duration = Duration::from_secs(30);
 
+/// A v1 hierarchy is mounted at `/sys/fs/cgroup/NAME`, by Nomad's rule: the root and four names.
+const HIERARCHY_DEPTH: usize = 5;
+
 /// A task whose main process runs.
 #[derive(Debug)]
 pub struct Launched {
@@ -115,11 +118,21 @@ fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Result<T, Lau
     })
 }
 
-/// Launches. `init_program` is the path of the init on disk.
+/// What a launch needs beside the task.
+#[derive(Debug, Clone, Default)]
+pub struct Supervision {
+    /// The init on disk.
+    pub init_program: PathBuf,
+    /// Cgroups (v1) for this executor and the init, entered together with the main process's own: the kernel makes the first move
+    /// of a burst wait for a grace period, and only the first.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// Launches.
 pub async fn launch(
     dir: &SupervisionDir,
     spec: executor_v1::TaskSpec,
-    init_program: &Path,
+    supervision: &Supervision,
     children: &Children,
 ) -> Result<Launched, LaunchError> {
     let mut task = Task::of(spec)?;
@@ -128,7 +141,7 @@ pub async fn launch(
         scope.make()?;
         task.plan.placement.scope_inode = scope.inode();
     }
-    let launched = clone_and_release(dir, task, scope.clone(), init_program, children).await;
+    let launched = clone_and_release(dir, task, scope.clone(), supervision, children).await;
     if launched.is_err()
         && let Some(scope) = scope
     {
@@ -141,7 +154,7 @@ async fn clone_and_release(
     dir: &SupervisionDir,
     task: Task,
     scope: Option<Scope>,
-    init_program: &Path,
+    supervision: &Supervision,
     children: &Children,
 ) -> Result<Launched, LaunchError> {
     let warnings = apply_limits(scope.as_ref(), &task.limits);
@@ -166,7 +179,12 @@ async fn clone_and_release(
         }
         _ => None,
     };
-    let steps = main_steps(&task, if unified.is_some() { None } else { scope.as_ref() });
+    let join = if unified.is_some() {
+        Vec::new()
+    } else {
+        joined(scope.as_ref(), &supervision.cgroups)
+    };
+    let steps = main_steps(&task, &join);
     let plan = preparing("preparing the steps", in_memory("plan"))?;
     let block = preparing("preparing the steps", steps.steps.as_bytes())?;
     preparing(
@@ -179,7 +197,7 @@ async fn clone_and_release(
         .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
         .unwrap_or(0);
     let init = spawn_init(
-        init_program,
+        &supervision.init_program,
         &[
             (&plan, fd::PLAN),
             (&stdout.fifo, fd::STDOUT),
@@ -198,8 +216,13 @@ async fn clone_and_release(
     let _ = children;
     drop((init_report, gate, exit, plan));
     let (pid, main) = cloned(report, dir, &steps).await?;
+    let executor = preparing("moving the executor", holdfast_cgroup::enter(&supervision.cgroups, 0));
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
+    executor?;
+    if let Some(pid) = preparing("finding the init", init.pid())? {
+        preparing("moving the init", holdfast_cgroup::enter(&supervision.cgroups, pid))?;
+    }
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
@@ -381,11 +404,21 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     File::open(path).map(Into::into)
 }
 
-/// The steps of the main process. On v2 it is cloned into its cgroup; on v1 it joins one of each hierarchy.
-fn main_steps(task: &Task, join: Option<&Scope>) -> NamedSteps {
+/// What the main process joins on v1: its own cgroups, and the executors' in the hierarchies where it has none, lest it stay in the
+/// agent's unit there.
+fn joined(scope: Option<&Scope>, shared: &[PathBuf]) -> Vec<PathBuf> {
+    let own = scope.map(|scope| scope.join.clone()).unwrap_or_default();
+    let hierarchy = |path: &Path| path.components().take(HIERARCHY_DEPTH).collect::<PathBuf>();
+    let is_covered = |path: &&PathBuf| own.iter().any(|own| hierarchy(own) == hierarchy(path));
+    let rest: Vec<PathBuf> = shared.iter().filter(|path| !is_covered(path)).cloned().collect();
+    own.into_iter().chain(rest).collect()
+}
+
+/// The steps of the main process. On v2 it is cloned into its cgroup and joins none.
+fn main_steps(task: &Task, join: &[PathBuf]) -> NamedSteps {
     let plan = &task.plan;
     let mut named = NamedSteps::default();
-    for directory in join.into_iter().flat_map(|scope| &scope.join) {
+    for directory in join {
         let procs = holdfast_cgroup::procs_file(directory);
         named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(procs));
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use holdfast_record::OutputRecord;
@@ -147,9 +147,7 @@ fn open_file(directory: &OwnedFd, prefix: &str, index: u64) -> io::Result<(Owned
     }
     // The mode of L-3, whatever the umask.
     if metadata.mode() & 0o777 != 0o644 {
-        let _ = file.set_permissions(fs::Permissions::from(
-            <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644),
-        ));
+        let _ = file.set_permissions(fs::Permissions::from_mode(0o644));
     }
     let written = metadata.len();
     use std::io::Seek;

@@ -195,10 +195,9 @@ impl Executor for Service {
             signal,
             grace: bounded(grace_ms),
         };
-        match self.ask(|reply| Command::Stop(stop, reply)).await {
-            Ok(stopped) => stopped.map_err(refused)?,
-            // It was over before the command came to the supervisor.
-            Err(_) => {}
+        // No answer: it was over before the command came to the supervisor.
+        if let Ok(stopped) = self.ask(|reply| Command::Stop(stop, reply)).await {
+            stopped.map_err(refused)?;
         }
         Ok(Response::new(wire::StopResponse {}))
     }

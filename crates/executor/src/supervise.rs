@@ -12,6 +12,7 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
+use crate::launch::Supervision;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -35,7 +36,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let arguments = parse(arguments)?;
     // Allowed to few; without it the executor is as likely to be chosen as its launcher.
     let _ = std::fs::write("/proc/self/oom_score_adj", PROTECTED_SCORE);
-    holdfast_cgroup::enter(&arguments.cgroups, 0).context("entering the executors' cgroup")?;
+    if arguments.adopt {
+        // A launch enters later, together with the main process.
+        holdfast_cgroup::enter(&arguments.cgroups, 0).context("entering the executors' cgroup")?;
+    }
     process::set_child_subreaper().context("becoming a subreaper")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -103,7 +107,10 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     drop(arguments.ready);
     let supervisor = Supervisor {
         dir,
-        init_program,
+        supervision: Supervision {
+            init_program,
+            cgroups: arguments.cgroups,
+        },
         children,
         sessions,
         commands: queue,

@@ -8,7 +8,6 @@
 //!  leaves
 //! ```
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::adopt::Adopted;
 use crate::children::Children;
-use crate::launch::{self, LaunchError, Launched};
+use crate::launch::{self, LaunchError, Launched, Supervision};
 use crate::pump::Pump;
 use crate::session::{Context, Sessions};
 use crate::{log, task};
@@ -157,8 +156,8 @@ pub const IDLE: Snapshot = Snapshot {
 pub struct Supervisor {
     /// The folder; its lock is held by the caller.
     pub dir: SupervisionDir,
-    /// The init on disk.
-    pub init_program: PathBuf,
+    /// What a launch needs.
+    pub supervision: Supervision,
     /// Reaping.
     pub children: Children,
     /// All sessions.
@@ -230,7 +229,7 @@ impl Supervisor {
             };
             match command {
                 Command::Launch(spec, reply) => {
-                    return match launch::launch(&self.dir, *spec, &self.init_program, &self.children).await {
+                    return match launch::launch(&self.dir, *spec, &self.supervision, &self.children).await {
                         Ok(launched) => self.launched(launched, reply),
                         Err(e) => {
                             let _ = reply.send(Err(e.into()));

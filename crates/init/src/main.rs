@@ -60,7 +60,7 @@ extern "C" fn main(stack: *const usize) -> ! {
                 index: 0,
                 errno,
             });
-            wait_to_be_ended();
+            raw::exit(0);
         }
     };
     report(main, pidfd);
@@ -77,11 +77,15 @@ extern "C" fn main(stack: *const usize) -> ! {
     let mut bytes = [0; 8];
     // End of file is what a successful exec leaves.
     match raw::read(pipe[0], &mut bytes) {
-        Ok(8) => end_unstarted(Failure::from_bytes(bytes)),
+        Ok(8) => {
+            end_unstarted(Failure::from_bytes(bytes));
+            // The executor may have died before it recorded this process, which nobody would end then.
+            raw::exit(0);
+        }
         _ => tell(Event::Started),
     }
     raw::close(pipe[0]);
-    reap(main, bytes != [0; 8]);
+    reap(main);
     wait_to_be_ended()
 }
 
@@ -199,7 +203,7 @@ fn end_unstarted(failure: Failure) {
 
 /// Reaps every child until none is left. The main process is first looked at, then recorded, then told, then reaped, so that
 /// its status is lost at no instant.
-fn reap(main: i32, is_recorded: bool) {
+fn reap(main: i32) {
     const P_ALL: usize = 0;
     const P_PID: usize = 1;
     const WEXITED: usize = 4;
@@ -216,7 +220,7 @@ fn reap(main: i32, is_recorded: bool) {
             Err(_) => return,
         }
         let (code, pid, status) = (info[2], info[4], info[6]);
-        if pid == main && !is_recorded {
+        if pid == main {
             record(if code == CLD_EXITED {
                 Kind::Exited(status)
             } else {

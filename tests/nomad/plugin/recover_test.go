@@ -161,6 +161,29 @@ func TestAnotherBootIDFailsAtOnceAndTouchesNothing_R2(t *testing.T) {
 	processes.KillHolding(task.AllocID)
 }
 
+// The agent answers an error with a new start: a task that cannot be supervised any more must not live beside it.
+func TestATaskWhoseRecordsAreGoneIsEndedBeforeItsRecoveryFails_R2(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	task := h.shell("exec sleep 1000")
+	handle := h.start(task)
+	pid := h.pid(task)
+	h.relaunch()
+	var fields map[string]any
+	must.NoError(t, json.Unmarshal(handle.DriverState, &fields))
+	must.MapContainsKey(t, fields, "dir")
+	fields["dir"] = filepath.Join(h.root, "nothing-here")
+	encoded, err := json.Marshal(fields)
+	must.NoError(t, err)
+	lost := handle.Copy()
+	lost.DriverState = encoded
+	err = h.Driver.RecoverTask(lost)
+	must.ErrorContains(t, err, task.ID)
+	must.StrNotContains(t, status.Convert(err).Message(), "\n")
+	must.False(t, processes.Alive(pid), must.Sprint("the task would run twice"))
+	h.destroy(task)
+}
+
 func TestABadHandleIsRefusedWithOneLineAndNothingElseHappens_R2(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -187,13 +210,12 @@ func TestABadHandleIsRefusedWithOneLineAndNothingElseHappens_R2(t *testing.T) {
 		return encoded
 	}
 	for name, state := range map[string][]byte{
-		"empty":               {},
-		"truncated":           handle.DriverState[:len(handle.DriverState)/2],
-		"no JSON":             []byte("\x81\xa3pid\x01 this is of another driver"),
-		"JSON of another":     []byte(`{"ReattachConfig":{"Protocol":"grpc","Pid":1},"Pid":1}`),
-		"an unknown version":  with("version", 9999),
-		"another task's id":   with("task_id", bystander.ID),
-		"a folder that isn't": with("dir", filepath.Join(h.root, "nothing-here")),
+		"empty":              {},
+		"truncated":          handle.DriverState[:len(handle.DriverState)/2],
+		"no JSON":            []byte("\x81\xa3pid\x01 this is of another driver"),
+		"JSON of another":    []byte(`{"ReattachConfig":{"Protocol":"grpc","Pid":1},"Pid":1}`),
+		"an unknown version": with("version", 9999),
+		"another task's id":  with("task_id", bystander.ID),
 	} {
 		t.Run(name, func(t *testing.T) {
 			bad := handle.Copy()

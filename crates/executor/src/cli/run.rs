@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -86,7 +86,8 @@ impl Run {
         let ended = self.supervised(&foreground, plan).await;
         let left = foreground.end(self.keep && ended.is_ok()).await;
         if let Some(scope) = &scope {
-            remove_scope(scope);
+            let _ = scope.remove();
+            remove_cgroups(&scope.join, &intent.alloc_id);
         }
         let (code, relays) = ended?;
         // Whoever reads our output may be slower than the task was.
@@ -298,11 +299,11 @@ fn to_path(path: &Path) -> Result<Output> {
     })
 }
 
-/// The cgroup below which all such tasks live.
-fn cgroup_parent(version: Version) -> &'static str {
+/// A cgroup parent for this run alone, so that no other run's end can take it away before the task is in it.
+fn cgroup_parent(version: Version, alloc_id: &str) -> String {
     match version {
-        Version::V1 => "holdfast-run",
-        Version::V2 => "holdfast-run.slice",
+        Version::V1 => format!("holdfast-run-{alloc_id}"),
+        Version::V2 => format!("holdfast-run-{alloc_id}.slice"),
     }
 }
 
@@ -312,20 +313,14 @@ fn own_scope(alloc_id: &str, name: &str) -> Result<Option<Scope>, ScopeError> {
         return Ok(None);
     };
     let root = Path::new(holdfast_cgroup::ROOT);
-    let parent = cgroup_parent(version);
+    let parent = cgroup_parent(version, alloc_id);
     let path = match version {
         Version::V1 => root.join("cpuset").join(parent).join("share"),
         Version::V2 => root.join(parent).join("share").join(format!("{alloc_id}.{name}.scope")),
     };
-    let scope = Scope::of_task(version, &path, alloc_id, name)?.owning_all();
-    // Somebody else's end may take the empty parent away in between.
-    for _ in 0..8 {
-        if scope.make().is_ok() {
-            break;
-        }
-    }
-    scope.make()?;
-    Ok(Some(scope))
+    Scope::of_task(version, &path, alloc_id, name)
+        .map(Scope::owning_all)
+        .map(Some)
 }
 
 fn wire_placement(scope: Scope) -> Placement {
@@ -347,14 +342,16 @@ fn wire_placement(scope: Scope) -> Placement {
     }
 }
 
-/// What the executor has left, and on the way up what no other task uses.
-fn remove_scope(scope: &Scope) {
-    let _ = scope.remove();
-    let parent = cgroup_parent(scope.version);
-    for dir in &scope.join {
-        let below = |dir: &&Path| dir.components().any(|part| part.as_os_str() == parent);
-        for dir in dir.ancestors().take_while(below) {
-            // Fails while another task lives there, which is the point.
+/// What the executor leaves of a run's cgroups: the parent and what it holds beside the task's own.
+pub fn remove_cgroups(join: &[PathBuf], alloc_id: &str) {
+    let is_parent = |part: Component<'_>| {
+        let name = part.as_os_str();
+        [Version::V1, Version::V2]
+            .iter()
+            .any(|version| name == cgroup_parent(*version, alloc_id).as_str())
+    };
+    for dir in join {
+        for dir in dir.ancestors().take_while(|dir| dir.components().any(is_parent)) {
             let _ = fs::remove_dir(dir);
         }
     }

@@ -38,7 +38,10 @@ async fn a_killed_executor_is_replaced_and_nothing_is_lost() {
     assert_eq!(peer.identity.main, Some(main), "it is the same main process");
     assert!(peer.identity.committed);
     assert_eq!(named(&host, "sh").len(), 1, "there is one main process");
-    assert_eq!(wait(&mut peer).await.status, Some(task_result::Status::Exited(7)));
+    assert_eq!(
+        wait(&task, &mut peer).await.status,
+        Some(task_result::Status::Exited(7))
+    );
     left(peer);
     let expected: String = (1..=2000).map(|number| format!("line {number}\n")).collect();
     assert_eq!(task.stdout(), expected);
@@ -66,7 +69,10 @@ async fn an_end_that_nobody_saw_is_told_by_the_next_executor_r3() {
         "the init holds the output and the record"
     );
     let mut peer = adopt(&host, &task).await;
-    assert_eq!(wait(&mut peer).await.status, Some(task_result::Status::Exited(7)));
+    assert_eq!(
+        wait(&task, &mut peer).await.status,
+        Some(task_result::Status::Exited(7))
+    );
     left(peer);
     assert_eq!(task.stdout(), "ready\nlast words\n");
     host.nothing_left();
@@ -90,7 +96,10 @@ async fn executors_may_die_again_and_again() {
     }
     let mut peer = adopt(&host, &task).await;
     fs::write(task.logs.join("go"), "").unwrap();
-    assert_eq!(wait(&mut peer).await.status, Some(task_result::Status::Exited(7)));
+    assert_eq!(
+        wait(&task, &mut peer).await.status,
+        Some(task_result::Status::Exited(7))
+    );
     left(peer);
     let stdout = task.stdout();
     let lines: Vec<usize> = stdout.lines().map(|line| line.parse().unwrap()).collect();
@@ -114,7 +123,10 @@ async fn without_its_init_the_first_executor_still_knows_the_exit_code() {
     gone(launched.init.unwrap().pid);
     assert!(lives(launched.main.unwrap().pid));
     fs::write(task.logs.join("go"), "").unwrap();
-    assert_eq!(wait(&mut peer).await.status, Some(task_result::Status::Exited(7)));
+    assert_eq!(
+        wait(&task, &mut peer).await.status,
+        Some(task_result::Status::Exited(7))
+    );
     left(peer);
     host.nothing_left();
 }
@@ -149,7 +161,7 @@ async fn an_exit_that_only_the_kernel_knows_is_its_or_unknown_and_never_success_
     signal(launched.init.unwrap().pid, libc::SIGKILL);
     gone(launched.init.unwrap().pid);
     fs::write(task.logs.join("go"), "").unwrap();
-    match wait(&mut peer).await.status {
+    match wait(&task, &mut peer).await.status {
         Some(task_result::Status::Exited(7)) => {}
         Some(task_result::Status::Unknown(reason)) => assert!(!reason.is_empty()),
         status => panic!("{status:?}"),
@@ -174,7 +186,7 @@ async fn a_task_that_lost_init_and_executor_is_adopted_by_its_main_process() {
     let mut peer = adopt(&host, &task).await;
     assert!(lives(launched.main.unwrap().pid));
     fs::write(task.logs.join("go"), "").unwrap();
-    let status = wait(&mut peer).await.status;
+    let status = wait(&task, &mut peer).await.status;
     assert!(
         matches!(
             status,
@@ -261,7 +273,7 @@ async fn an_ended_task_is_not_adopted_and_its_result_stays() {
     let host = Host::new();
     let task = host.task("main");
     let (mut peer, _) = host.running(&task, "exit 3").await;
-    wait(&mut peer).await;
+    wait(&task, &mut peer).await;
     left(peer);
     let error = host.start(&task, StartMode::Adopt).await.unwrap_err().to_string();
     assert!(error.contains("is over"), "{error}");
@@ -289,7 +301,7 @@ async fn a_task_of_another_boot_is_refused_and_nobody_is_harmed() {
 async fn a_stranger_on_the_pid_of_main_is_never_harmed() {
     let host = Host::new();
     let task = host.task("main");
-    let (peer, launched) = host.running(&task, "sleep 1000").await;
+    let (peer, launched) = host.running(&task, "exec sleep 1000").await;
     kill(peer);
     let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     let mut record = task.record();
@@ -378,10 +390,8 @@ async fn an_executor_killed_right_after_the_launch_leaves_an_adoptable_task_or_n
                     task.dir.result().unwrap().map(drop).ok_or(e.to_string())
                 }),
             },
-            None => eventually("the end of what was not released", || {
-                let mains = named(&host, "sleep");
-                mains.is_empty().then_some(()).ok_or(format!("{mains:?}"))
-            }),
+            None => assert_eq!(named(&host, "sleep"), Vec::<i32>::new()),
         }
+        host.nothing_left();
     }
 }

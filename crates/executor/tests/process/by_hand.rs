@@ -103,7 +103,7 @@ async fn an_ended_task_is_answered_for_from_its_records() {
     let host = Host::new();
     let task = host.task("web");
     let (mut peer, _) = host.running(&task, "echo out; kill -KILL $$").await;
-    wait(&mut peer).await;
+    wait(&task, &mut peer).await;
     left(peer);
     assert_eq!(row(&host)[3..], ["ended", "-", "0s", "SIGKILL"]);
     let entry = entry(&host);
@@ -268,7 +268,7 @@ async fn a_closed_output_is_success() {
     let host = Host::new();
     let task = host.task("web");
     let (mut peer, _) = host.running(&task, "seq 1 200000").await;
-    wait(&mut peer).await;
+    wait(&task, &mut peer).await;
     left(peer);
     for arguments in [&["logs", "web"][..], &["ls"], &["status", "web"]] {
         let mut child = host

@@ -291,14 +291,13 @@ pub async fn launch(peer: &mut Peer, spec: TaskSpec) -> Result<LaunchResponse, t
     peer.executor.launch(request).await.map(tonic::Response::into_inner)
 }
 
-pub async fn wait(peer: &mut Peer) -> wire::TaskResult {
+/// The end as it is told; an executor that has left has it on disk.
+pub async fn wait(task: &Task, peer: &mut Peer) -> wire::TaskResult {
     let waited = tokio::time::timeout(PATIENCE, peer.executor.wait(WaitRequest {})).await;
-    waited
-        .expect("the task did not end")
-        .unwrap()
-        .into_inner()
-        .result
-        .unwrap()
+    match waited.expect("the task did not end") {
+        Ok(answer) => answer.into_inner().result.unwrap(),
+        Err(_) => holdfast_executor::service::result_message(&task.result()),
+    }
 }
 
 /// Kills an executor with -9 and reaps it.

@@ -15,7 +15,7 @@ async fn output_is_complete_over_many_files_l1_l2() {
         ..task.shell("seq 1 300000; echo end >&2")
     };
     let (mut peer, _) = host.launch(&task, spec).await;
-    wait(&mut peer).await;
+    wait(&task, &mut peer).await;
     left(peer);
     let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
     assert!(task.output("stdout") == expected.as_bytes());
@@ -37,7 +37,7 @@ async fn old_files_go_and_the_end_stays_l1() {
         ..task.shell("seq 1 100000")
     };
     let (mut peer, _) = host.launch(&task, spec).await;
-    wait(&mut peer).await;
+    wait(&task, &mut peer).await;
     left(peer);
     let kept = task.stdout();
     let expected: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
@@ -51,7 +51,7 @@ async fn the_last_line_is_there_when_the_exit_is_told_w5() {
     for _ in 0..10 {
         let task = host.task("main");
         let (mut peer, _) = host.running(&task, "printf 'no newline at the end'").await;
-        wait(&mut peer).await;
+        wait(&task, &mut peer).await;
         assert_eq!(task.stdout(), "no newline at the end");
         left(peer);
     }
@@ -68,7 +68,7 @@ async fn a_full_disk_for_logs_stops_neither_the_task_nor_its_end() {
         ..task.shell("echo lost; echo kept >&2; exit 9")
     };
     let (mut peer, _) = host.launch(&task, spec).await;
-    let result = wait(&mut peer).await;
+    let result = wait(&task, &mut peer).await;
     assert_eq!(
         result.status,
         Some(holdfast_wire::executor_v1::task_result::Status::Exited(9))

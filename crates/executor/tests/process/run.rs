@@ -15,15 +15,18 @@ fn nothing_kept(host: &Host) {
     host.nothing_left();
     let kept = fs::read_dir(host.state_dir().join("run")).map_or(0, Iterator::count);
     assert_eq!(kept, 0);
-    for hierarchy in fs::read_dir(holdfast_cgroup::ROOT).into_iter().flatten().flatten() {
-        let parent = hierarchy.path().join("holdfast-run");
-        let mine = fs::read_dir(parent).into_iter().flatten().flatten().filter(|dir| {
-            let is_dir = dir.file_type().is_ok_and(|kind| kind.is_dir());
-            is_dir && dir.file_name() != "share" && holdfast_cgroup::pids(&dir.path()).is_ok_and(|pids| pids.is_empty())
-        });
-        // Other tests run beside this one; theirs are populated.
-        let _ = mine.count();
+}
+
+/// Cgroups that runs have made. Other tests have theirs at the same time.
+fn cgroups(of: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![std::path::PathBuf::from(holdfast_cgroup::ROOT)];
+    for _ in 0..2 {
+        let children = |dir: std::path::PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
+        open = open.into_iter().flat_map(children).map(|entry| entry.path()).collect();
+        found.extend(open.iter().filter(|dir| dir.to_string_lossy().contains(of)).cloned());
     }
+    found
 }
 
 #[test]
@@ -196,6 +199,12 @@ fn a_killed_run_leaves_a_task_that_can_be_found_and_stopped() {
     let (mut child, stdout) = started(&host, &["run", "--", "sh", "-c", "echo ready; exec sleep 1000"]);
     let listed = text(&host.by_hand(&["ls"]).stdout);
     assert!(listed.contains("running"), "{listed}");
+    let shown = text(&host.by_hand(&["ls", "--json"]).stdout);
+    let tasks: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let alloc = tasks[0]["alloc_id"].as_str().unwrap().to_owned();
+    if is_root() && holdfast_cgroup::version().is_some() {
+        assert!(!cgroups(&alloc).is_empty(), "the task has cgroups");
+    }
     signal(pid_of(&child), libc::SIGKILL);
     child.wait().unwrap();
     drop(stdout);
@@ -218,6 +227,7 @@ fn a_killed_run_leaves_a_task_that_can_be_found_and_stopped() {
         let kept = fs::read_dir(host.state_dir().join("run")).map_or(0, Iterator::count);
         (kept == 0).then_some(()).ok_or(format!("{kept} folders are left"))
     });
+    assert_eq!(cgroups(&alloc), Vec::<std::path::PathBuf>::new());
     nothing_kept(&host);
 }
 
@@ -227,9 +237,13 @@ fn commands_find_a_task_that_runs_in_the_foreground() {
     let (mut child, stdout) = started(&host, &["run", "--", "sh", "-c", "echo ready; exec sleep 1000"]);
     let ran = host.by_hand(&["exec", "sh", "--", "sh", "-c", "echo inside; exit 6"]);
     assert_eq!((ran.status.code(), text(&ran.stdout).as_str()), (Some(6), "inside\n"));
+    let shown = text(&host.by_hand(&["ls", "--json"]).stdout);
+    let tasks: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let alloc = tasks[0]["alloc_id"].as_str().unwrap().to_owned();
     let stopped = host.by_hand(&["stop", "sh"]);
     assert!(stopped.status.success(), "{}", text(&stopped.stderr));
     assert_eq!(child.wait().unwrap().code(), Some(143));
     drop(stdout);
+    assert_eq!(cgroups(&alloc), Vec::<std::path::PathBuf>::new());
     nothing_kept(&host);
 }

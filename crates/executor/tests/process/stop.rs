@@ -120,7 +120,10 @@ async fn what_main_leaves_behind_ends_with_it_and_delays_nothing_w5() {
             spec = host.scoped(spec);
         }
         let (mut peer, _) = host.launch(&task, spec).await;
-        assert_eq!(wait(&mut peer).await.status, Some(task_result::Status::Exited(5)));
+        assert_eq!(
+            wait(&task, &mut peer).await.status,
+            Some(task_result::Status::Exited(5))
+        );
         left(peer);
         assert_eq!(task.stdout(), "daemon\n");
         host.nothing_left();
@@ -133,7 +136,7 @@ async fn a_stop_of_an_ended_task_is_ok_k3() {
     let task = host.task("main");
     let (mut peer, _) = host.running(&task, "exit 4").await;
     let mut late = peer.executor.clone();
-    wait(&mut peer).await;
+    wait(&task, &mut peer).await;
     // The executor is leaving, or has left: neither is a failure of the stop for one who reads the result.
     let _ = late.stop(stop(libc::SIGTERM, 1000)).await;
     assert_eq!(task.result().status, Status::Exited(4));
@@ -154,7 +157,10 @@ async fn signals_go_to_the_main_process_alone() {
     task.says("ready");
     let signal = SignalRequest { signal: libc::SIGUSR1 };
     peer.executor.signal(signal).await.unwrap();
-    assert_eq!(wait(&mut peer).await.status, Some(task_result::Status::Exited(6)));
+    assert_eq!(
+        wait(&task, &mut peer).await.status,
+        Some(task_result::Status::Exited(6))
+    );
     left(peer);
     assert_eq!(task.stdout().matches("child").count(), 0);
     assert!(task.stdout().contains("main"));
