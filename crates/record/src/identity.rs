@@ -5,6 +5,8 @@ use std::io;
 use holdfast_sys::process::PidFd;
 use nix::errno::Errno;
 use nix::sys::statfs::{FsType, fstatfs};
+use procfs::process::Stat;
+use procfs::{FromRead, ProcResult};
 use serde::{Deserialize, Serialize};
 
 /// Which process is meant, valid within one boot. A pid alone can be reused (contract, pain 4); the start ticks and, where the
@@ -86,21 +88,15 @@ fn is_absence(error: &io::Error) -> bool {
 
 fn start_ticks(pid: i32) -> io::Result<u64> {
     let path = format!("/proc/{pid}/stat");
+    // Read first: an error of the kernel's keeps its number, which tells a process that is gone.
     let stat = std::fs::read(&path)?;
-    parse_start_ticks(&stat).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{path} has no start time in field 22"),
-        )
-    })
+    parse_start_ticks(&stat)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{path} tells no start time: {e}")))
 }
 
-/// Field 22 of a `/proc/PID/stat` line. Field 2, the name in parentheses, may hold blanks and parentheses, so fields are
-/// counted from the last `)`, after which field 3 follows.
-fn parse_start_ticks(stat: &[u8]) -> Option<u64> {
-    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
-    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+/// Field 22 of a `/proc/PID/stat` line.
+fn parse_start_ticks(stat: &[u8]) -> ProcResult<u64> {
+    Stat::from_read(stat).map(|stat| stat.starttime)
 }
 
 fn unique_inode(pidfd: &PidFd) -> io::Result<Option<u64>> {
@@ -118,17 +114,15 @@ mod tests {
 
     #[test]
     fn field_22_is_found_whatever_the_program_is_called() {
-        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
+        let fields =
+            "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35";
         for name in ["sh", "a b", "x) S 9 9", "(((", "\u{e9}"] {
-            assert_eq!(
-                parse_start_ticks(format!("77 ({name}) {fields}\n").as_bytes()),
-                Some(4242),
-                "{name}"
-            );
+            let line = format!("77 ({name}) {fields}\n");
+            assert_eq!(parse_start_ticks(line.as_bytes()).unwrap(), 4242, "{name}");
         }
-        assert_eq!(parse_start_ticks(b"77 (\xff\xfe) S 1 2"), None);
-        assert_eq!(parse_start_ticks(b""), None);
-        assert_eq!(parse_start_ticks(b"77 (sh"), None);
+        for line in [&b"77 (\xff\xfe) S 1 2"[..], b"", b"77 (sh"] {
+            parse_start_ticks(line).unwrap_err();
+        }
     }
 
     #[test]
