@@ -216,12 +216,12 @@ async fn clone_and_release(
     let _ = children;
     drop((init_report, gate, exit, plan));
     let (pid, main) = cloned(report, dir, &steps).await?;
-    let executor = preparing("moving the executor", holdfast_cgroup::enter(&supervision.cgroups, 0));
+    let executor = preparing("moving the executor", enter_shared(&supervision.cgroups, 0));
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
     executor?;
     if let Some(pid) = preparing("finding the init", init.pid())? {
-        preparing("moving the init", holdfast_cgroup::enter(&supervision.cgroups, pid))?;
+        preparing("moving the init", enter_shared(&supervision.cgroups, pid))?;
     }
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
@@ -284,6 +284,22 @@ fn record_and_release(
 async fn early_end(events: &Registered, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
     let event = tokio::time::timeout(Duration::from_secs(1), first_event(events)).await;
     matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
+}
+
+/// Enters the executors' cgroups, making them again when the last other executor's agent has just removed them as empty.
+pub fn enter_shared(directories: &[PathBuf], pid: i32) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match holdfast_cgroup::enter(directories, pid) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => {
+                tries += 1;
+                for directory in directories {
+                    std::fs::create_dir_all(directory)?;
+                }
+            }
+            entered => return entered,
+        }
+    }
 }
 
 /// Kills what a failed launch has cloned.

@@ -12,7 +12,7 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
-use crate::launch::Supervision;
+use crate::launch::{Supervision, enter_shared};
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -38,7 +38,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let _ = std::fs::write("/proc/self/oom_score_adj", PROTECTED_SCORE);
     if arguments.adopt {
         // A launch enters later, together with the main process.
-        holdfast_cgroup::enter(&arguments.cgroups, 0).context("entering the executors' cgroup")?;
+        enter_shared(&arguments.cgroups, 0).context("entering the executors' cgroup")?;
     }
     process::set_child_subreaper().context("becoming a subreaper")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
