@@ -1,5 +1,6 @@
 //! The agent with the real driver, the real executor and real processes.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -98,7 +99,11 @@ impl Host {
                 .map_while(Result::ok)
                 .for_each(|l| _ = sender.send(l))
         });
-        Running { child, lines }
+        Running {
+            child,
+            lines,
+            passed_over: RefCell::default(),
+        }
     }
 
     /// What agents know of tasks that are not over.
@@ -117,11 +122,16 @@ impl Host {
 struct Running {
     child: Child,
     lines: Receiver<String>,
+    /// Said and not yet waited for: the task's lines and the agent's come in no order.
+    passed_over: RefCell<Vec<String>>,
 }
 
 impl Running {
     fn wait_for(&self, text: &str) -> String {
-        let mut seen = Vec::new();
+        let mut seen = self.passed_over.borrow_mut();
+        if let Some(at) = seen.iter().position(|line| line.contains(text)) {
+            return seen.remove(at);
+        }
         loop {
             match self.lines.recv_timeout(LIMIT) {
                 Ok(line) if line.contains(text) => return line,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use holdfast_wire::executor_v1::{ExecInput, ExecOutput, ExecSetup, SessionExit, exec_input, exec_output};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -41,6 +41,8 @@ pub struct Exec {
 impl Exec {
     pub async fn run(self, state_dir: &Path) -> Result<ExitCode> {
         let target = self.task.find(state_dir)?;
+        // Before the terminal is touched: a signal must find its handler.
+        let signals = Signals::watch()?;
         let mut peer = match connect(&target).await? {
             Connection::Peer { peer, .. } => peer,
             Connection::Over(result) => bail!("the task has ended: {}", end_of(&result)),
@@ -67,7 +69,7 @@ impl Exec {
         let ended = tokio::select! {
             ended = copy(&mut outputs) => ended,
             ended = resize(&inputs), if self.tty => ended,
-            ended = told_to_leave() => ended,
+            ended = signals.next() => ended,
         };
         drop(raw);
         ended
@@ -133,18 +135,32 @@ async fn resize(inputs: &mpsc::Sender<ExecInput>) -> Result<ExitCode> {
     }
 }
 
-/// A signal ends the session by the end of its connection, after the terminal is as it was.
-async fn told_to_leave() -> Result<ExitCode> {
-    let watch = |kind| signal(kind).context("watching for signals");
-    let mut interrupt = watch(SignalKind::interrupt())?;
-    let mut terminate = watch(SignalKind::terminate())?;
-    let mut hangup = watch(SignalKind::hangup())?;
-    let mut quit = watch(SignalKind::quit())?;
-    let number = tokio::select! {
-        _ = interrupt.recv() => libc::SIGINT,
-        _ = terminate.recv() => libc::SIGTERM,
-        _ = hangup.recv() => libc::SIGHUP,
-        _ = quit.recv() => libc::SIGQUIT,
-    };
-    Ok(exit_code(128 + number))
+/// What ends the session by the end of its connection, after the terminal is as it was.
+struct Signals([(Signal, i32); 4]);
+
+impl Signals {
+    fn watch() -> Result<Self> {
+        let watch = |kind, number| {
+            signal(kind)
+                .map(|signal| (signal, number))
+                .context("watching for signals")
+        };
+        Ok(Self([
+            watch(SignalKind::interrupt(), libc::SIGINT)?,
+            watch(SignalKind::terminate(), libc::SIGTERM)?,
+            watch(SignalKind::hangup(), libc::SIGHUP)?,
+            watch(SignalKind::quit(), libc::SIGQUIT)?,
+        ]))
+    }
+
+    async fn next(self) -> Result<ExitCode> {
+        let Self([mut a, mut b, mut c, mut d]) = self;
+        let number = tokio::select! {
+            _ = a.0.recv() => a.1,
+            _ = b.0.recv() => b.1,
+            _ = c.0.recv() => c.1,
+            _ = d.0.recv() => d.1,
+        };
+        Ok(exit_code(128 + number))
+    }
 }

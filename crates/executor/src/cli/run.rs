@@ -71,6 +71,8 @@ impl Run {
             Err(e) => return Ok(refused(&e)),
         };
 
+        // Before anything is made that a signal without a handler would leave behind.
+        let mut signals = Signals::watch()?;
         let foreground = Foreground::start(state_dir, Purpose::Run, &name).await?;
         let intent = foreground.service.intent.clone();
         let scope = match own_scope(&intent.alloc_id, &name) {
@@ -83,7 +85,7 @@ impl Run {
         plan.task_id = intent.task_id.clone();
         plan.alloc_id = intent.alloc_id.clone();
         plan.placement = scope.clone().map(wire_placement);
-        let ended = self.supervised(&foreground, plan).await;
+        let ended = self.supervised(&foreground, plan, &mut signals).await;
         let left = foreground.end(self.keep && ended.is_ok()).await;
         if let Some(scope) = &scope {
             let _ = scope.remove();
@@ -133,7 +135,12 @@ impl Run {
         })
     }
 
-    async fn supervised(&self, foreground: &Foreground, mut spec: TaskSpec) -> Result<(ExitCode, Vec<Relay>)> {
+    async fn supervised(
+        &self,
+        foreground: &Foreground,
+        mut spec: TaskSpec,
+        signals: &mut Signals,
+    ) -> Result<(ExitCode, Vec<Relay>)> {
         let service = &foreground.service;
         let mut relays = Vec::new();
         if self.log_dir.is_none() {
@@ -155,8 +162,6 @@ impl Run {
                 .await;
             unbound.iter().for_each(|unbound| unbound());
         });
-        // Before the launch: a signal must find its handler.
-        let mut signals = Signals::watch()?;
         let launched = service
             .ask(|reply| Command::Launch(Box::new(spec), reply))
             .await

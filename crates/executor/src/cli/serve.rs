@@ -70,6 +70,10 @@ impl Serve {
                 log::line(message);
             }
         };
+        // Before anything is made that a signal without a handler would leave behind.
+        let watch = |kind| signal(kind).context("watching for signals");
+        let mut interrupt = watch(SignalKind::interrupt())?;
+        let mut terminate = watch(SignalKind::terminate())?;
         let listener =
             server::listen_at(&self.socket).with_context(|| format!("listening on {}", self.socket.display()))?;
         let bound = Bound(std::path::absolute(&self.socket)?);
@@ -83,9 +87,6 @@ impl Serve {
             .with(services::broker(shutdown.clone()))
             .with(services::stdio(shutdown.clone()))
             .with(services::controller(shutdown.clone()));
-        let watch = |kind| signal(kind).context("watching for signals");
-        let mut interrupt = watch(SignalKind::interrupt())?;
-        let mut terminate = watch(SignalKind::terminate())?;
         foreground.serve_also(listener, services);
         say(&format!("serving on {}", self.socket.display()));
         let number = tokio::select! {
