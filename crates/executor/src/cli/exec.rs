@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use holdfast_wire::executor_v1::{ExecInput, ExecOutput, ExecSetup, SessionExit, exec_input, exec_output};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::connection::{Connection, connect};
 use super::known::end_of;
+use super::signals::Signals;
 use super::target::TaskArgument;
 use super::terminal::{RawMode, size};
 use super::{ClosedOutput, exit_code};
@@ -42,7 +43,7 @@ impl Exec {
     pub async fn run(self, state_dir: &Path) -> Result<ExitCode> {
         let target = self.task.find(state_dir)?;
         // Before the terminal is touched: a signal must find its handler.
-        let signals = Signals::watch()?;
+        let mut signals = Signals::watch()?;
         let mut peer = match connect(&target).await? {
             Connection::Peer { peer, .. } => peer,
             Connection::Over(result) => bail!("the task has ended: {}", end_of(&result)),
@@ -69,7 +70,8 @@ impl Exec {
         let ended = tokio::select! {
             ended = copy(&mut outputs) => ended,
             ended = resize(&inputs), if self.tty => ended,
-            ended = signals.next() => ended,
+            // The session ends by the end of its connection.
+            number = signals.next() => Ok(exit_code(128 + number)),
         };
         drop(raw);
         ended
@@ -132,35 +134,5 @@ async fn resize(inputs: &mpsc::Sender<ExecInput>) -> Result<ExitCode> {
         if changes.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-    }
-}
-
-/// What ends the session by the end of its connection, after the terminal is as it was.
-struct Signals([(Signal, i32); 4]);
-
-impl Signals {
-    fn watch() -> Result<Self> {
-        let watch = |kind, number| {
-            signal(kind)
-                .map(|signal| (signal, number))
-                .context("watching for signals")
-        };
-        Ok(Self([
-            watch(SignalKind::interrupt(), libc::SIGINT)?,
-            watch(SignalKind::terminate(), libc::SIGTERM)?,
-            watch(SignalKind::hangup(), libc::SIGHUP)?,
-            watch(SignalKind::quit(), libc::SIGQUIT)?,
-        ]))
-    }
-
-    async fn next(self) -> Result<ExitCode> {
-        let Self([mut a, mut b, mut c, mut d]) = self;
-        let number = tokio::select! {
-            _ = a.0.recv() => a.1,
-            _ = b.0.recv() => b.1,
-            _ = c.0.recv() => c.1,
-            _ = d.0.recv() => d.1,
-        };
-        Ok(exit_code(128 + number))
     }
 }

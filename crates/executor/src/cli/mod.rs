@@ -9,6 +9,7 @@ mod ls;
 mod relay;
 mod run;
 mod serve;
+mod signals;
 mod status;
 mod stop;
 mod table;

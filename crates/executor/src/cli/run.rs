@@ -16,10 +16,10 @@ use holdfast_sandbox::{
     TaskPlan,
 };
 use holdfast_wire::executor_v1::{Output, Placement, TaskSpec, output::Sink};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::relay::Relay;
+use super::signals::Signals;
 use super::{exit_code, lossy, values};
 use crate::foreground::{Foreground, Purpose};
 use crate::service::Service;
@@ -196,32 +196,6 @@ fn broken_pipe(service: &Service) -> impl FnOnce() + Send + 'static {
     move || {
         let (reply, _) = oneshot::channel();
         let _ = commands.send(Command::Signal(libc::SIGPIPE, reply));
-    }
-}
-
-/// What is passed on to the task.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn watch() -> Result<Self> {
-        let watch = |kind| signal(kind).context("watching for signals");
-        Ok(Self {
-            interrupt: watch(SignalKind::interrupt())?,
-            terminate: watch(SignalKind::terminate())?,
-            hangup: watch(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.interrupt.recv() => libc::SIGINT,
-            _ = self.terminate.recv() => libc::SIGTERM,
-            _ = self.hangup.recv() => libc::SIGHUP,
-        }
     }
 }
 

@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use holdfast_goplugin::services::{self, Shutdown};
 use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use holdfast_wire::nomad_executor::executor_server::ExecutorServer as NomadExecutorServer;
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::signals::Signals;
 use crate::foreground::{Foreground, Purpose};
 use crate::log;
 use crate::nomad::NomadExecutor;
@@ -71,9 +71,7 @@ impl Serve {
             }
         };
         // Before anything is made that a signal without a handler would leave behind.
-        let watch = |kind| signal(kind).context("watching for signals");
-        let mut interrupt = watch(SignalKind::interrupt())?;
-        let mut terminate = watch(SignalKind::terminate())?;
+        let mut signals = Signals::watch()?;
         let listener =
             server::listen_at(&self.socket).with_context(|| format!("listening on {}", self.socket.display()))?;
         let bound = Bound(std::path::absolute(&self.socket)?);
@@ -91,8 +89,7 @@ impl Serve {
         say(&format!("serving on {}", self.socket.display()));
         let number = tokio::select! {
             () = shutdown.begun() => None,
-            _ = interrupt.recv() => Some(libc::SIGINT),
-            _ = terminate.recv() => Some(libc::SIGTERM),
+            number = signals.next() => Some(number),
         };
         match number {
             None => say("shutdown was asked for"),
@@ -101,8 +98,7 @@ impl Serve {
                 let stopped = tokio::select! {
                     stopped = stop(&foreground, number) => stopped,
                     // The second one is meant seriously: what ends the executor kills the task.
-                    _ = interrupt.recv() => Ok(()),
-                    _ = terminate.recv() => Ok(()),
+                    _ = signals.next() => Ok(()),
                 };
                 if let Err(e) = stopped {
                     log::line(&format!("stopping the task: {e:#}"));
