@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use holdfast_sys::process::{self, ExitStatus};
+use holdfast_sys::process::{self, ExitStatus, PidFd};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -47,4 +47,27 @@ impl Children {
             }
         }
     }
+}
+
+/// Living processes below `roots`, which are left out themselves, each once.
+pub fn descendants(roots: &[i32]) -> Vec<PidFd> {
+    let mut found = Vec::new();
+    let mut seen = roots.to_vec();
+    let mut parents = roots.to_vec();
+    while let Some(parent) = parents.pop() {
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+            if seen.contains(&child) {
+                continue;
+            }
+            seen.push(child);
+            parents.push(child);
+            if let Ok(pidfd) = PidFd::open(child)
+                && !pidfd.has_exited().unwrap_or(true)
+            {
+                found.push(pidfd);
+            }
+        }
+    }
+    found
 }

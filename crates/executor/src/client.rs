@@ -135,7 +135,15 @@ impl Launcher {
     ) -> Result<Peer, LaunchError> {
         let started = self.spawn(dir, shared_cgroups, mode)?;
         match tokio::time::timeout(LISTENING_BOUND, listening(started.ready)).await {
-            Ok(true) => Ok(connect(dir).await?),
+            Ok(true) => match connect(dir).await {
+                Ok(peer) => Ok(peer),
+                // An executor that adopted a task which is over has told its result and left; it is this process's child.
+                Err(e) => {
+                    let _ = tokio::time::timeout(Duration::from_secs(1), ended(&started.pidfd)).await;
+                    let _ = started.pidfd.wait();
+                    Err(e.into())
+                }
+            },
             Ok(false) => {
                 let _ = tokio::time::timeout(Duration::from_secs(1), ended(&started.pidfd)).await;
                 let _ = started.pidfd.wait();

@@ -85,9 +85,9 @@ impl Sessions {
         }
     }
 
-    /// Whether none is left.
-    pub fn is_empty(&self) -> bool {
-        self.living().is_empty()
+    /// Whether all have ended; a client that does not read its last messages keeps a session, but no process.
+    pub fn have_ended(&self) -> bool {
+        self.living().values().all(|pidfd| pidfd.has_exited().unwrap_or(true))
     }
 
     fn living(&self) -> std::sync::MutexGuard<'_, HashMap<u64, PidFd>> {
@@ -206,7 +206,15 @@ impl Session {
         if let Some(scope) = &self.scope {
             let _ = scope.kill();
         }
+        // Without a cgroup they are found as long as the session is their ancestor; it goes first, or it might tell of their end.
+        let others = match (&self.scope, self.pidfd.pid()) {
+            (None, Ok(Some(pid))) => crate::children::descendants(&[pid]),
+            _ => Vec::new(),
+        };
         let _ = self.pidfd.send_signal(libc::SIGKILL);
+        for pidfd in others {
+            let _ = pidfd.send_signal(libc::SIGKILL);
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched, Supervision};
 use crate::pump::Pump;
 use crate::session::{Context, Sessions};
-use crate::{log, task};
+use crate::{children, log, task};
 
 /// How long an executor without a committed task stays.
 pub const COMMIT_BOUND: Duration = Duration::from_secs(30);
@@ -560,7 +560,7 @@ impl Supervisor {
     async fn end_stragglers(&self, living: &Living) {
         let until = Instant::now() + STRAGGLER_BOUND;
         let mut pause = Duration::from_micros(500);
-        while has_stragglers(living) || !self.sessions.is_empty() {
+        while has_stragglers(living) || !self.sessions.have_ended() {
             self.kill_others(living);
             if Instant::now() >= until {
                 log::line("processes that the main process left are still there after they were killed");
@@ -636,25 +636,12 @@ fn has_stragglers(living: &Living) -> bool {
     }
 }
 
-/// Living processes below the init, which is a subreaper: the whole task where it has no cgroup of its own.
+/// Living processes below the init, which is a subreaper, and below this executor, which is one for what sessions leave: the whole
+/// task where it has no cgroup of its own.
 fn descendants(living: &Living) -> Vec<PidFd> {
-    let Some((init, _)) = &living.init else {
-        return Vec::new();
-    };
-    let mut found = Vec::new();
-    let mut parents: Vec<i32> = init.pid().ok().flatten().into_iter().collect();
-    while let Some(parent) = parents.pop() {
-        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-        for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
-            if let Ok(pidfd) = PidFd::open(child)
-                && !pidfd.has_exited().unwrap_or(true)
-            {
-                found.push(pidfd);
-            }
-            parents.push(child);
-        }
-    }
-    found
+    let init = living.init.as_ref().and_then(|(init, _)| init.pid().ok().flatten());
+    let own = std::process::id().cast_signed();
+    children::descendants(&[Some(own), init].into_iter().flatten().collect::<Vec<_>>())
 }
 
 /// Pids with their states, for a person who wonders why a task does not die.

@@ -374,6 +374,31 @@ mod tests {
         );
     }
 
+    /// Needs root and a cgroup2 mount, with or without controllers.
+    #[test]
+    fn a_child_is_cloned_into_a_v2_cgroup() {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts
+            .lines()
+            .find(|line| line.split(' ').nth(2) == Some("cgroup2"))
+            .expect("a cgroup2 mount");
+        let name = format!("holdfast-sys-test-{}", std::process::id());
+        let path = std::path::Path::new(mount.split(' ').nth(1).unwrap()).join(&name);
+        std::fs::create_dir(&path).unwrap();
+        let directory = std::fs::File::open(&path).unwrap();
+        let script = format!("grep -q '^0::.*/{name}$' /proc/self/cgroup");
+        let mut steps = Steps::new().exec("/bin/sh", &["sh", "-c", &script], &["PATH=/usr/bin:/bin"]);
+        let (_, pidfd) = spawn_and_wait(&mut steps, Some(directory.as_fd())).unwrap();
+        let status = loop {
+            if let Some(status) = pidfd.wait().unwrap() {
+                break status;
+            }
+            crate::file::poll(&mut [crate::file::PollEntry::reading(Some(pidfd.as_fd()))], None).unwrap();
+        };
+        std::fs::remove_dir(&path).unwrap();
+        assert_eq!(status, ExitStatus::Exited(0));
+    }
+
     #[test]
     fn system_call_numbers_are_those_of_the_kernel() {
         use holdfast_init::raw::nr;

@@ -381,6 +381,7 @@ async fn exec_with_a_terminal_passes_its_size_and_restores_ours() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert_eq!(modes(&tcgetattr(&slave).unwrap()), modes(&before));
     ok(&host.by_hand(&["stop", "web"]));
+    host.nothing_left();
 }
 
 #[tokio::test]

@@ -116,21 +116,18 @@ async fn of_a_long_output_the_end_is_kept_x2() {
 
 #[tokio::test]
 async fn a_time_limit_ends_the_command_and_all_it_started_x2() {
-    let mut host = Host::new();
-    let task = host.task("main");
-    let spec = host.scoped(task.shell("exec sleep 1000"));
-    let is_scoped = spec.placement.is_some();
-    let (peer, launched) = host.launch(&task, spec).await;
-    let ran = exec(
-        &peer,
-        &["/bin/sh", "-c", "echo begun; setsid sleep 777 & sleep 777"],
-        300,
-    )
-    .await
-    .unwrap();
-    assert!(ran.exit.unwrap().timed_out);
-    assert_eq!(ran.output, b"begun\n");
-    if is_scoped {
+    for is_scoped in [true, false] {
+        let mut host = Host::new();
+        let task = host.task("main");
+        let mut spec = task.shell("exec sleep 1000");
+        if is_scoped {
+            spec = host.scoped(spec);
+        }
+        let (peer, launched) = host.launch(&task, spec).await;
+        let script = "echo begun; setsid sleep 777 & sleep 777";
+        let ran = exec(&peer, &["/bin/sh", "-c", script], 300).await.unwrap();
+        assert!(ran.exit.unwrap().timed_out);
+        assert_eq!(ran.output, b"begun\n");
         eventually("end of the session", || {
             let sleeping = pids_holding(host.path().to_str().unwrap()).into_iter().filter(|pid| {
                 std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| text(&line).contains("777"))
@@ -138,10 +135,27 @@ async fn a_time_limit_ends_the_command_and_all_it_started_x2() {
             let count = sleeping.count();
             (count == 0).then_some(()).ok_or(format!("{count} are left"))
         });
+        assert!(lives(launched.main.unwrap().pid), "the task goes on");
+        kill_now(peer).await;
+        host.nothing_left();
     }
-    assert!(lives(launched.main.unwrap().pid), "the task goes on");
-    kill_now(peer).await;
-    host.nothing_left();
+}
+
+#[tokio::test]
+async fn what_a_session_left_behind_ends_with_the_task() {
+    for is_scoped in [true, false] {
+        let mut host = Host::new();
+        let task = host.task("main");
+        let mut spec = task.shell("exec sleep 1000");
+        if is_scoped {
+            spec = host.scoped(spec);
+        }
+        let (peer, _) = host.launch(&task, spec).await;
+        let script = "setsid sh -c 'setsid sleep 777 >/dev/null 2>&1 &' >/dev/null 2>&1";
+        exec(&peer, &["/bin/sh", "-c", script], 0).await.unwrap();
+        kill_now(peer).await;
+        host.nothing_left();
+    }
 }
 
 #[tokio::test]
