@@ -488,6 +488,9 @@ fn variables(shared: &Shared, alloc: &Alloc, task: &Task, isolation: FsIsolation
         FsIsolation::None => alloc.dir.directories(&task.name),
         FsIsolation::Chroot | FsIsolation::Image | FsIsolation::Unveil => Directories::inside_a_root(),
     };
+    let cgroup_parent = shared
+        .cgroups
+        .map(|version| scope::parent(version, &alloc.id, &task.name));
     environment::variables(&Context {
         job: &shared.job,
         group: &alloc.group,
@@ -495,7 +498,7 @@ fn variables(shared: &Shared, alloc: &Alloc, task: &Task, isolation: FsIsolation
         alloc_id: &alloc.id,
         index: alloc.index,
         directories: &directories,
-        cgroup_parent: shared.cgroups.map(scope::parent),
+        cgroup_parent: cgroup_parent.as_deref(),
         host: (isolation != FsIsolation::Image).then_some(&shared.environment),
         node: &shared.node,
     })
