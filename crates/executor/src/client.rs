@@ -1,7 +1,7 @@
 //! The other side of the socket: starting an executor, and talking to one that is there.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -206,9 +206,8 @@ impl Launcher {
         )
         .map_err(io_failed("opening executor.log"))?;
         // Above the numbers that are about to be overwritten.
-        let above =
-            |fd: &dyn AsFdObject| file::duplicate_above(fd.fd(), 16).map_err(io_failed("duplicating a descriptor"));
-        let (null, log, ready_writer) = (above(&null)?, above(&log)?, above(&ready_writer)?);
+        let above = |fd: BorrowedFd<'_>| file::duplicate_above(fd, 16).map_err(io_failed("duplicating a descriptor"));
+        let (null, log, ready_writer) = (above(null.as_fd())?, above(log.as_fd())?, above(ready_writer.as_fd())?);
         let mut arguments: Vec<std::ffi::OsString> = vec![
             "holdfast-executor".into(),
             "supervise".into(),
@@ -243,17 +242,6 @@ impl Launcher {
         let (_, pidfd) = spawned?;
         let ready = Registered::new(ready, Interest::READABLE).map_err(io_failed("watching the executor"))?;
         Ok(Started { pidfd, ready })
-    }
-}
-
-/// Lets one closure take different kinds of descriptor.
-trait AsFdObject {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
-}
-
-impl<T: AsFd> AsFdObject for T {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.as_fd()
     }
 }
 

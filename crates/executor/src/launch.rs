@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +22,6 @@ use holdfast_sys::spawn::{self, Code, Failure, SpawnError, Steps};
 use holdfast_wire::executor_v1;
 use tokio::io::Interest;
 
-use crate::children::Children;
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
@@ -133,7 +132,6 @@ pub async fn launch(
     dir: &SupervisionDir,
     spec: executor_v1::TaskSpec,
     supervision: &Supervision,
-    children: &Children,
 ) -> Result<Launched, LaunchError> {
     let mut task = Task::of(spec)?;
     let scope = task::scope_of(&task.plan.placement);
@@ -141,7 +139,7 @@ pub async fn launch(
         scope.make()?;
         task.plan.placement.scope_inode = scope.inode();
     }
-    let launched = clone_and_release(dir, task, scope.clone(), supervision, children).await;
+    let launched = clone_and_release(dir, task, scope.clone(), supervision).await;
     if launched.is_err()
         && let Some(scope) = scope
     {
@@ -155,7 +153,6 @@ async fn clone_and_release(
     task: Task,
     scope: Option<Scope>,
     supervision: &Supervision,
-    children: &Children,
 ) -> Result<Launched, LaunchError> {
     let warnings = apply_limits(scope.as_ref(), &task.limits);
     let owner = task
@@ -213,7 +210,6 @@ async fn clone_and_release(
         init: Some(init),
         main: None,
     };
-    let _ = children;
     drop((init_report, gate, exit, plan));
     let (pid, main) = cloned(report, dir, &steps).await?;
     let executor = preparing("moving the executor", enter_shared(&supervision.cgroups, 0));
@@ -469,8 +465,8 @@ fn spawn_init(program: &Path, descriptors: &[(&OwnedFd, i32)], cgroup: Option<&O
         File::options().read(true).write(true).open("/dev/null"),
     )?;
     // Above the numbers that are about to be overwritten.
-    let above = |fd: &dyn AsFdObject| preparing("duplicating a descriptor", duplicate_above(fd.fd(), 32));
-    let null = above(&null)?;
+    let above = |fd: BorrowedFd<'_>| preparing("duplicating a descriptor", duplicate_above(fd, 32));
+    let null = above(null.as_fd())?;
     let mut held = Vec::new();
     let mut steps = Steps::new();
     for number in 0..3 {
@@ -478,7 +474,7 @@ fn spawn_init(program: &Path, descriptors: &[(&OwnedFd, i32)], cgroup: Option<&O
     }
     let cgroup_entry = cgroup.map(|cgroup| (cgroup, fd::CGROUP));
     for (descriptor, number) in descriptors.iter().copied().chain(cgroup_entry) {
-        let copy = above(descriptor)?;
+        let copy = above(descriptor.as_fd())?;
         steps = steps.duplicate(copy.as_raw_fd(), number);
         held.push(copy);
     }
@@ -500,17 +496,6 @@ fn spawn_init(program: &Path, descriptors: &[(&OwnedFd, i32)], cgroup: Option<&O
             explanation: format!("the init: {}", task::explain(failure, &program.display().to_string())),
             errno: failure.errno,
         }),
-    }
-}
-
-/// Lets one closure take different kinds of descriptor.
-trait AsFdObject {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
-}
-
-impl<T: AsFd> AsFdObject for T {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.as_fd()
     }
 }
 

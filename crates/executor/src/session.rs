@@ -127,7 +127,7 @@ impl Session {
         let started = Self::spawn(context, scope.as_ref(), &program, command, connect);
         drop(held);
         let session = match started {
-            Ok((spawned, failures)) => {
+            Ok(spawned) => {
                 let status = children.status_of(spawned.pid);
                 let pidfd = preparing("duplicating a pidfd", spawned.pidfd.try_clone())?;
                 sessions.living().insert(number, pidfd);
@@ -144,7 +144,7 @@ impl Session {
                 match preparing("starting the session", started.read(&mut bytes).await)? {
                     8 => {
                         let failure = Failure::from_bytes(bytes);
-                        return Err(refusal(failure, &failures, &command[0]));
+                        return Err(refusal(failure, &command[0]));
                     }
                     _ => session,
                 }
@@ -165,7 +165,7 @@ impl Session {
         program: &str,
         command: &[String],
         connect: impl FnOnce(Steps) -> Steps,
-    ) -> Result<(spawn::Spawned, NamedSteps), SessionError> {
+    ) -> Result<spawn::Spawned, SessionError> {
         let plan = &context.plan;
         let is_unified = context.scope.as_ref().is_some_and(|scope| scope.version == Version::V2);
         let join = scope.map(SessionScope::join).unwrap_or_default();
@@ -194,7 +194,7 @@ impl Session {
             .then("", |steps| steps.close_from(3))
             .then(program, |steps| steps.exec(program, command, &context.env));
         let spawned = spawn::spawn(&mut named.steps, unified.as_ref().map(AsFd::as_fd));
-        Ok((preparing("cloning the session", spawned)?, named))
+        preparing("cloning the session", spawned)
     }
 
     async fn exited(&mut self) -> ExitStatus {
@@ -237,9 +237,8 @@ impl Drop for Session {
     }
 }
 
-/// The steps' places are not those of `NamedSteps` behind `connect`, which adds several; the object follows from the code.
-fn refusal(failure: Failure, named: &NamedSteps, command: &str) -> SessionError {
-    let _ = named;
+/// The steps' places do not tell the object, as `connect` adds several; it follows from the code.
+fn refusal(failure: Failure, command: &str) -> SessionError {
     let object = if failure.code == Code::Exec as u16 { command } else { "" };
     SessionError::Step(crate::task::explain(failure, object))
 }

@@ -229,7 +229,7 @@ impl Supervisor {
             };
             match command {
                 Command::Launch(spec, reply) => {
-                    return match launch::launch(&self.dir, *spec, &self.supervision, &self.children).await {
+                    return match launch::launch(&self.dir, *spec, &self.supervision).await {
                         Ok(launched) => self.launched(launched, reply),
                         Err(e) => {
                             let _ = reply.send(Err(e.into()));
