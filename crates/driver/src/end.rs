@@ -312,6 +312,16 @@ fn kill_identity(identity: &ProcessIdentity) -> Result<(), Failure> {
     }
 }
 
+/// Kills a process and returns when it is dead, within the bound for dying. A stranger with its pid is not touched.
+pub async fn kill_and_wait(identity: &ProcessIdentity) -> Result<(), Failure> {
+    let pidfd = identity.open().map_err(Failure::last)?;
+    kill_identity(identity)?;
+    if let Some(pidfd) = pidfd {
+        gone_within(&pidfd, DYING).await;
+    }
+    Ok(())
+}
+
 /// Waits for an end, within a bound. A process that cannot be watched is not waited for.
 async fn gone_within(pidfd: &PidFd, bound: Duration) {
     if let Ok(pidfd) = pidfd.try_clone() {

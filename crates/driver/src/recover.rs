@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_record::{BootId, HandleState, ProcessIdentity, SupervisionDir, TaskResult};
+use holdfast_record::{BootId, HandleState, SupervisionDir, TaskResult};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
 use crate::driver::Driver;
@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::table::{Facts, TaskName};
 use crate::takeover::{self, Found};
 use crate::watch::{self, Adoption};
-use crate::{plan, start};
+use crate::{end, plan, start};
 
 /// Recovers the task of a handle. Everything comes from the handle and from disk: the agent's blob of driver options is
 /// empty after its restart (contract, S-7). An error means that the task is gone for certain, or that DestroyTask ends
@@ -67,7 +67,7 @@ pub async fn recover_in(
         return Ok(());
     };
 
-    let dir = open(&state)?;
+    let dir = open(&state).await?;
     if state.boot_id != *boot_id {
         return after_reboot(driver, name, &state, &dir).await;
     }
@@ -102,7 +102,7 @@ pub async fn recover_in(
 }
 
 /// Opens the folder that the handle names, and makes sure that it is the task's.
-fn open(state: &HandleState) -> Result<SupervisionDir, Failure> {
+async fn open(state: &HandleState) -> Result<SupervisionDir, Failure> {
     let opened = SupervisionDir::open(&state.dir).and_then(|dir| dir.intent().map(|intent| (dir, intent)));
     match opened {
         Ok((dir, intent)) if intent.task_id == state.task_id => Ok(dir),
@@ -113,7 +113,7 @@ fn open(state: &HandleState) -> Result<SupervisionDir, Failure> {
             intent.task_id
         ))),
         Err(e) if takeover::is_absent(&e) => {
-            end_without_records(state);
+            end_without_records(state).await;
             Err(Failure::Final(format!(
                 "task {:?} is gone: {} does not exist",
                 state.task_id,
@@ -128,9 +128,9 @@ fn open(state: &HandleState) -> Result<SupervisionDir, Failure> {
 }
 
 /// Somebody removed the records of a task that may live. It cannot be supervised any more, and the error that follows
-/// makes the agent start another one: two must not run (contract, R-2). Identities are proof enough to kill by.
-fn end_without_records(state: &HandleState) {
-    const SIGKILL: i32 = 9;
+/// makes the agent start another one: two must not run (contract, R-2), so this returns when they are dead. Identities
+/// are proof enough to kill by.
+async fn end_without_records(state: &HandleState) {
     let HandleState {
         boot_id,
         executor,
@@ -141,17 +141,15 @@ fn end_without_records(state: &HandleState) {
     if !holdfast_record::boot_id().is_ok_and(|current| current == *boot_id) {
         return;
     }
+    // The executor first, or it would begin to tell of an end.
     for identity in [executor, main, init] {
-        let ProcessIdentity { pid, .. } = identity;
-        if let Ok(Some(pidfd)) = identity.open() {
-            tracing::warn!(
-                task_id = state.task_id,
-                pid,
-                "killing a process of a task whose records are gone"
-            );
-            if let Err(e) = pidfd.send_signal(SIGKILL) {
-                tracing::warn!(pid, error = %e, "the process was not killed");
-            }
+        tracing::warn!(
+            task_id = state.task_id,
+            pid = identity.pid,
+            "killing a process of a task whose records are gone, if it lives"
+        );
+        if let Err(e) = end::kill_and_wait(identity).await {
+            tracing::warn!(pid = identity.pid, error = %e, "the process was not killed");
         }
     }
 }
@@ -229,7 +227,7 @@ mod tests {
     use std::path::Path;
 
     use holdfast_goplugin::services::Shutdown;
-    use holdfast_record::{Extra, Intent, Status};
+    use holdfast_record::{Extra, Intent, ProcessIdentity, Status};
 
     use super::*;
     use crate::plugin_name::PluginName;
