@@ -20,7 +20,7 @@ mod v2;
 mod version;
 
 pub use kill::{freeze, kill, thaw};
-pub use limits::{LimitError, Limits, MemoryMax, Refusal, apply};
+pub use limits::{CpuQuota, IoMax, LimitError, Limits, MemoryMax, PidsMax, Refusal, apply};
 pub use members::{enter, pids, populated, procs_file};
 pub use sampler::{Sample, SampleError, Sampler};
 pub use scope::{Scope, ScopeError};

@@ -41,6 +41,93 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     /// CPUs in list format, as in `0-2,7`.
     pub cpuset_cpus: Option<String>,
+    /// Memory nodes in list format.
+    pub cpuset_mems: Option<String>,
+    /// Above this, in bytes, the task is throttled and its memory reclaimed: memory.high, v2 only.
+    pub memory_high: Option<MemoryMax>,
+    /// Swap beside the memory: memory.swap.max on v2, the difference of memory.memsw.limit_in_bytes on v1.
+    pub memory_swap: Option<MemoryMax>,
+    /// 0 to 100; v1 only.
+    pub swappiness: Option<u8>,
+    /// An OOM kill takes all processes: memory.oom.group, v2 only.
+    pub oom_group: Option<bool>,
+    /// CPU time in each period.
+    pub cpu_quota: Option<CpuQuota>,
+    /// Length of a period, in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// What may be saved up, in microseconds.
+    pub cpu_burst_us: Option<u64>,
+    /// How many processes and threads.
+    pub pids_max: Option<PidsMax>,
+    /// 1 to 10000, 100 is usual.
+    pub io_weight: Option<u16>,
+    /// For each device.
+    pub io_max: Vec<IoMax>,
+}
+
+/// CPU time in each period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuQuota {
+    /// Microseconds.
+    Microseconds(u64),
+    /// No limit of the task's own.
+    Unlimited,
+}
+
+impl CpuQuota {
+    /// As protocols carry it: a negative number is unlimited.
+    pub fn from_us(microseconds: i64) -> CpuQuota {
+        u64::try_from(microseconds).map_or(CpuQuota::Unlimited, CpuQuota::Microseconds)
+    }
+
+    /// As protocols carry it: unlimited is -1.
+    pub fn to_us(self) -> i64 {
+        match self {
+            CpuQuota::Microseconds(microseconds) => i64::try_from(microseconds).unwrap_or(i64::MAX),
+            CpuQuota::Unlimited => -1,
+        }
+    }
+}
+
+/// How many processes and threads a task may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PidsMax {
+    /// So many.
+    Count(u64),
+    /// No limit of the task's own.
+    Unlimited,
+}
+
+impl PidsMax {
+    /// As protocols carry it: a negative number is unlimited.
+    pub fn from_count(count: i64) -> PidsMax {
+        u64::try_from(count).map_or(PidsMax::Unlimited, PidsMax::Count)
+    }
+
+    /// As protocols carry it: unlimited is -1.
+    pub fn to_count(self) -> i64 {
+        match self {
+            PidsMax::Count(count) => i64::try_from(count).unwrap_or(i64::MAX),
+            PidsMax::Unlimited => -1,
+        }
+    }
+}
+
+/// Limits of one block device; what is absent has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoMax {
+    /// Of the device's number.
+    pub major: u32,
+    /// Of the device's number.
+    pub minor: u32,
+    /// Bytes in a second.
+    pub read_bytes: Option<u64>,
+    /// Bytes in a second.
+    pub write_bytes: Option<u64>,
+    /// Operations in a second.
+    pub read_operations: Option<u64>,
+    /// Operations in a second.
+    pub write_operations: Option<u64>,
 }
 
 impl Limits {
@@ -59,6 +146,7 @@ impl Limits {
             memory_low,
             cpu_shares: u64::try_from(cpu_shares).ok().filter(|shares| *shares > 0),
             cpuset_cpus: Some(cpuset_cpus).filter(|cpus| !cpus.is_empty()).map(str::to_owned),
+            ..Limits::default()
         }
     }
 }

@@ -145,6 +145,7 @@ fn asked(
         log_collection: LogCollection::Driver(LogRotation {
             max_files: settings.options.log_max_files.get(),
             max_file_bytes: settings.options.log_max_file_bytes,
+            ..LogRotation::default()
         }),
         oom_score_adj: i64::from(oom_score_adj),
         network_namespace: network_namespace(task.network_isolation_spec.as_ref()),
@@ -154,6 +155,7 @@ fn asked(
         cpu_shares,
         cpuset_cpus,
         search_path: std::env::var_os("PATH"),
+        ..holdfast_sandbox::TaskOptions::default()
     }
 }
 

@@ -76,6 +76,7 @@ impl From<TaskResult> for Outcome {
             oom_killed,
             started_at_ms: _,
             finished_at_ms,
+            timed_out: _,
             extra: _,
         } = result;
         let (exit_code, signal, error) = match status {

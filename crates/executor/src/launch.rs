@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_cgroup::{MemoryMax, Scope};
+use holdfast_cgroup::Scope;
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names, now_ms};
@@ -269,6 +269,7 @@ fn record_and_release(
         plan: task.plan,
         oom_baseline,
         stop: None,
+        runtime_deadline_boot_ms: None,
         extra: holdfast_record::Extra::new(),
     };
     dir.write_record(&record)?;
@@ -312,23 +313,11 @@ impl Drop for Unreleased {
     }
 }
 
-fn apply_limits(scope: Option<&Scope>, limits: &executor_v1::Limits) -> Vec<String> {
-    let executor_v1::Limits {
-        memory_max_bytes,
-        memory_low_bytes,
-        cpu_shares,
-        cpuset_cpus,
-    } = limits.clone();
-    let limits = holdfast_cgroup::Limits {
-        memory_max: memory_max_bytes.map(MemoryMax::from_bytes),
-        memory_low: memory_low_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
-        cpu_shares,
-        cpuset_cpus,
-    };
+fn apply_limits(scope: Option<&Scope>, limits: &holdfast_cgroup::Limits) -> Vec<String> {
     let Some(scope) = scope.filter(|scope| !scope.foreign) else {
         return Vec::new();
     };
-    match holdfast_cgroup::apply(scope, &limits) {
+    match holdfast_cgroup::apply(scope, limits) {
         Ok(()) => Vec::new(),
         Err(e) => e
             .refusals

@@ -174,6 +174,7 @@ impl Sink {
                 prefix,
                 max_files,
                 max_file_bytes,
+                overflow: _,
             } => RotatedFiles::open(directory, prefix, *max_files, *max_file_bytes)
                 .map(|files| Some(Self::Rotated(files)))
                 .map_err(|e| io::Error::new(e.kind(), format!("opening log {}/{prefix}: {e}", directory.display()))),

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::children::Children;
 use crate::session::{self, Context, SessionError, Sessions};
 use crate::supervisor::{Command, LaunchRefusal, Phase, Refusal, Snapshot, Stop};
+use crate::task::{kill_target_of, limits_of};
 
 /// The service of one task.
 #[derive(Debug, Clone)]
@@ -64,9 +65,12 @@ fn refused(refusal: Refusal) -> Status {
     match refusal {
         Refusal::NoSignal(_) => Status::invalid_argument(refusal.to_string()),
         Refusal::Undead(_) => Status::deadline_exceeded(refusal.to_string()),
-        Refusal::Idle | Refusal::Over | Refusal::NotEquipped | Refusal::Signal(..) => {
-            Status::failed_precondition(refusal.to_string())
-        }
+        Refusal::Idle
+        | Refusal::Over
+        | Refusal::NotEquipped
+        | Refusal::NoCgroup(_)
+        | Refusal::Freezer(_)
+        | Refusal::Signal(..) => Status::failed_precondition(refusal.to_string()),
     }
 }
 
@@ -107,6 +111,7 @@ pub fn result_message(result: &TaskResult) -> wire::TaskResult {
         status: Some(status),
         oom_killed: result.oom_killed,
         finished_at_ms: result.finished_at_ms,
+        timed_out: result.timed_out,
     }
 }
 
@@ -133,6 +138,9 @@ impl Executor for Service {
             main: snapshot.main.as_ref().map(identity),
             committed: snapshot.committed,
             wants_environment: snapshot.wants_environment,
+            frozen: snapshot.frozen,
+            sessions: self.sessions.count(),
+            dropped_bytes: 0,
         }))
     }
 
@@ -203,11 +211,29 @@ impl Executor for Service {
     }
 
     async fn signal(&self, request: Request<wire::SignalRequest>) -> Answer<wire::SignalResponse> {
-        let wire::SignalRequest { signal } = request.into_inner();
-        self.ask(|reply| Command::Signal(signal, reply))
+        let message = request.into_inner();
+        let target = message.target.map(|_| kill_target_of(message.target()));
+        self.ask(|reply| Command::Signal(message.signal, target, reply))
             .await?
             .map_err(refused)?;
         Ok(Response::new(wire::SignalResponse {}))
+    }
+
+    async fn freeze(&self, request: Request<wire::FreezeRequest>) -> Answer<wire::FreezeResponse> {
+        let wire::FreezeRequest { frozen } = request.into_inner();
+        self.ask(|reply| Command::Freeze(frozen, reply))
+            .await?
+            .map_err(refused)?;
+        Ok(Response::new(wire::FreezeResponse {}))
+    }
+
+    async fn update(&self, request: Request<wire::UpdateRequest>) -> Answer<wire::UpdateResponse> {
+        let limits = limits_of(request.into_inner().limits.unwrap_or_default());
+        let warnings = self
+            .ask(|reply| Command::Update(Box::new(limits), reply))
+            .await?
+            .map_err(refused)?;
+        Ok(Response::new(wire::UpdateResponse { warnings }))
     }
 
     async fn exec(&self, request: Request<wire::ExecRequest>) -> Answer<wire::ExecResponse> {

@@ -90,6 +90,11 @@ impl Sessions {
         self.living().values().all(|pidfd| pidfd.has_exited().unwrap_or(true))
     }
 
+    /// How many run.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.living().len()).unwrap_or(u32::MAX)
+    }
+
     fn living(&self) -> std::sync::MutexGuard<'_, HashMap<u64, PidFd>> {
         self.living.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,9 +11,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_cgroup::Limits;
 use holdfast_init::exit::{ExitRecord, Kind};
 use holdfast_init::steps::Failure;
-use holdfast_record::{ProcessIdentity, Record, Status, StopRecord, SupervisionDir, TaskResult, now_ms};
+use holdfast_record::{KillTarget, ProcessIdentity, Record, Status, StopRecord, SupervisionDir, TaskResult, now_ms};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::process::{ExitStatus, PidFd};
 use holdfast_sys::readiness::Registered;
@@ -51,8 +52,12 @@ pub enum Command {
     Equip(Vec<String>, oneshot::Sender<Result<(), Refusal>>),
     /// Signal, grace, kill.
     Stop(Stop, oneshot::Sender<Result<(), Refusal>>),
-    /// A signal for the main process.
-    Signal(i32, oneshot::Sender<Result<(), Refusal>>),
+    /// A signal; without a target for whom the task's own names.
+    Signal(i32, Option<KillTarget>, oneshot::Sender<Result<(), Refusal>>),
+    /// Stop every process of the task, or let them go on.
+    Freeze(bool, oneshot::Sender<Result<(), Refusal>>),
+    /// Change limits; answers with those that the kernel refused.
+    Update(Box<Limits>, oneshot::Sender<Result<Vec<String>, Refusal>>),
     /// What a session needs.
     Context(oneshot::Sender<Result<Context, Refusal>>),
     /// Leave; a task that still runs is killed first. Only `serve` and `run` offer this.
@@ -110,6 +115,12 @@ pub enum Refusal {
     /// The kernel said no.
     #[error("sending signal {0}: {1}")]
     Signal(i32, String),
+    /// The task has no cgroup of its own to do this with.
+    #[error("the task has no cgroup of its own: it cannot be {0}")]
+    NoCgroup(&'static str),
+    /// The kernel said no.
+    #[error("freezing or thawing the task: {0}")]
+    Freezer(String),
     /// Killed, and still there.
     #[error("processes that were killed are still there after 15 s: {0}")]
     Undead(String),
@@ -126,6 +137,8 @@ pub struct Snapshot {
     pub committed: bool,
     /// Adopted and not equipped.
     pub wants_environment: bool,
+    /// Its processes are stopped.
+    pub frozen: bool,
 }
 
 /// Where the task is in its life.
@@ -149,6 +162,7 @@ pub const IDLE: Snapshot = Snapshot {
     main: None,
     committed: false,
     wants_environment: false,
+    frozen: false,
 };
 
 /// Owner of the task.
@@ -184,6 +198,7 @@ struct Living {
     scope: Option<Arc<holdfast_cgroup::Scope>>,
     plan: Arc<holdfast_record::PlanRecord>,
     env: Option<Arc<Vec<String>>>,
+    frozen: bool,
     /// When to kill.
     deadline: Option<Instant>,
     /// When to give up waiting for the killed.
@@ -243,7 +258,13 @@ impl Supervisor {
                     return None;
                 }
                 Command::Leave => return None,
-                Command::Commit(reply) | Command::Equip(_, reply) | Command::Signal(_, reply) => {
+                Command::Commit(reply)
+                | Command::Equip(_, reply)
+                | Command::Signal(_, _, reply)
+                | Command::Freeze(_, reply) => {
+                    let _ = reply.send(Err(Refusal::Idle));
+                }
+                Command::Update(_, reply) => {
                     let _ = reply.send(Err(Refusal::Idle));
                 }
                 Command::Context(reply) => {
@@ -330,6 +351,7 @@ impl Supervisor {
             pump,
             scope: scope.map(Arc::new),
             env: env.map(Arc::new),
+            frozen: false,
             dying_until: None,
             commit_until,
             stopping: Vec::new(),
@@ -351,6 +373,7 @@ impl Supervisor {
             main: Some(living.record.main),
             committed: living.record.committed,
             wants_environment: living.env.is_none(),
+            frozen: living.frozen,
         });
     }
 
@@ -449,8 +472,15 @@ impl Supervisor {
                 living.stopping.push(reply);
                 self.stop(living, stop);
             }
-            Command::Signal(signal, reply) => {
+            Command::Signal(signal, _target, reply) => {
                 let _ = reply.send(signal_main(living, signal));
+            }
+            Command::Freeze(frozen, reply) => {
+                let _ = reply.send(freeze(living, frozen));
+                self.tell_again(living);
+            }
+            Command::Update(limits, reply) => {
+                let _ = reply.send(update(living, &limits));
             }
             Command::Context(reply) => {
                 let _ = reply.send(context(living));
@@ -602,6 +632,30 @@ fn signal_main(living: &Living, signal: i32) -> Result<(), Refusal> {
             .map_err(|e| Refusal::Signal(signal, e.to_string())),
         None => Err(Refusal::Over),
     }
+}
+
+fn freeze(living: &mut Living, frozen: bool) -> Result<(), Refusal> {
+    let scope = own_scope(living).ok_or(Refusal::NoCgroup("frozen"))?;
+    let change = if frozen {
+        holdfast_cgroup::freeze
+    } else {
+        holdfast_cgroup::thaw
+    };
+    change(&scope.kill, scope.version).map_err(|e| Refusal::Freezer(e.to_string()))?;
+    living.frozen = frozen;
+    Ok(())
+}
+
+fn update(living: &Living, limits: &Limits) -> Result<Vec<String>, Refusal> {
+    let scope = own_scope(living).ok_or(Refusal::NoCgroup("limited"))?;
+    match holdfast_cgroup::apply(scope, limits) {
+        Ok(()) => Ok(Vec::new()),
+        Err(e) => Ok(e.refusals.iter().map(ToString::to_string).collect()),
+    }
+}
+
+fn own_scope(living: &Living) -> Option<&holdfast_cgroup::Scope> {
+    living.scope.as_deref().filter(|scope| !scope.foreign)
 }
 
 fn context(living: &Living) -> Result<Context, Refusal> {

@@ -3,10 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use holdfast_cgroup::Scope;
-use holdfast_record::{CredentialsRecord, Extra, OutputRecord, PlacementRecord, PlanRecord};
+use holdfast_cgroup::{CpuQuota, MemoryMax, PidsMax, Scope};
+use holdfast_record::{
+    Attributes, CredentialsRecord, Ending, ExitType, Extra, IoPriority, KillStep, KillTarget, MaxRuntime, OutputRecord,
+    Overflow, PlacementRecord, PlanRecord, Rlimit, Stragglers,
+};
 use holdfast_sys::spawn::{Code, Failure, Steps};
-use holdfast_wire::executor_v1::{Credentials, Limits, Output, Placement, RotatedFiles, TaskSpec, output};
+use holdfast_wire::executor_v1::{self, Credentials, IoMax, Limits, Output, Placement, RotatedFiles, TaskSpec, output};
 
 /// A task to launch: what may be recorded, and what may not.
 #[derive(Debug)]
@@ -24,7 +27,9 @@ pub struct Task {
     /// `KEY=value`.
     pub env: Vec<String>,
     /// As asked for.
-    pub limits: Limits,
+    pub limits: holdfast_cgroup::Limits,
+    /// A limit that cannot be applied fails the launch.
+    pub strict_limits: bool,
 }
 
 /// What a task lacks that cannot be launched.
@@ -62,6 +67,13 @@ impl Task {
             oom_score_adj,
             network_namespace,
             user,
+            umask,
+            rlimits,
+            nice,
+            io_priority,
+            ending,
+            max_sessions,
+            strict_limits,
         } = spec;
         if task_id.is_empty() {
             return Err(TaskError::Missing("an id"));
@@ -84,6 +96,14 @@ impl Task {
             placement: placement.map(placement_of).unwrap_or_default(),
             oom_score_adj,
             network_namespace: Some(network_namespace).filter(|path| !path.is_empty()),
+            attributes: Attributes {
+                umask: umask.unwrap_or(UMASK),
+                nice,
+                io_priority: io_priority.and_then(io_priority_of),
+                rlimits: rlimits.into_iter().map(rlimit_of).collect(),
+            },
+            ending: ending.map(ending_of).unwrap_or_default(),
+            max_sessions,
             extra: Extra::new(),
         };
         Ok(Self {
@@ -93,8 +113,128 @@ impl Task {
             plan,
             args,
             env,
-            limits: limits.unwrap_or_default(),
+            limits: limits.map(limits_of).unwrap_or_default(),
+            strict_limits,
         })
+    }
+}
+
+/// Limits as a request names them.
+pub fn limits_of(limits: Limits) -> holdfast_cgroup::Limits {
+    let Limits {
+        memory_max_bytes,
+        memory_low_bytes,
+        cpu_shares,
+        cpuset_cpus,
+        memory_high_bytes,
+        memory_swap_bytes,
+        swappiness,
+        oom_group,
+        cpuset_mems,
+        cpu_quota_us,
+        cpu_period_us,
+        cpu_burst_us,
+        pids_max,
+        io_weight,
+        io_max,
+    } = limits;
+    holdfast_cgroup::Limits {
+        memory_max: memory_max_bytes.map(MemoryMax::from_bytes),
+        memory_low: memory_low_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        cpu_shares,
+        cpuset_cpus,
+        cpuset_mems,
+        memory_high: memory_high_bytes.map(MemoryMax::from_bytes),
+        memory_swap: memory_swap_bytes.map(MemoryMax::from_bytes),
+        swappiness: swappiness.map(|value| u8::try_from(value).unwrap_or(u8::MAX)),
+        oom_group,
+        cpu_quota: cpu_quota_us.map(CpuQuota::from_us),
+        cpu_period_us,
+        cpu_burst_us,
+        pids_max: pids_max.map(PidsMax::from_count),
+        io_weight: io_weight.map(|weight| u16::try_from(weight).unwrap_or(u16::MAX)),
+        io_max: io_max.into_iter().map(io_max_of).collect(),
+    }
+}
+
+fn io_max_of(limit: IoMax) -> holdfast_cgroup::IoMax {
+    let IoMax {
+        major,
+        minor,
+        read_bytes_per_second,
+        write_bytes_per_second,
+        read_operations_per_second,
+        write_operations_per_second,
+    } = limit;
+    holdfast_cgroup::IoMax {
+        major,
+        minor,
+        read_bytes: read_bytes_per_second,
+        write_bytes: write_bytes_per_second,
+        read_operations: read_operations_per_second,
+        write_operations: write_operations_per_second,
+    }
+}
+
+fn rlimit_of(limit: executor_v1::Rlimit) -> Rlimit {
+    let executor_v1::Rlimit { resource, soft, hard } = limit;
+    Rlimit { resource, soft, hard }
+}
+
+fn io_priority_of(priority: executor_v1::IoPriority) -> Option<IoPriority> {
+    use executor_v1::io_priority::Class;
+    let level = u8::try_from(priority.level).unwrap_or(7).min(7);
+    match priority.class() {
+        Class::Unspecified => None,
+        Class::Realtime => Some(IoPriority::Realtime(level)),
+        Class::BestEffort => Some(IoPriority::BestEffort(level)),
+        Class::Idle => Some(IoPriority::Idle),
+    }
+}
+
+/// A kill target as a request names it.
+pub fn kill_target_of(target: executor_v1::KillTarget) -> KillTarget {
+    match target {
+        executor_v1::KillTarget::Main => KillTarget::Main,
+        executor_v1::KillTarget::Group => KillTarget::Group,
+        executor_v1::KillTarget::Cgroup => KillTarget::Cgroup,
+    }
+}
+
+fn ending_of(ending: executor_v1::Ending) -> Ending {
+    let kill_target = kill_target_of(ending.kill_target());
+    let executor_v1::Ending {
+        kill_target: _,
+        kill_sequence,
+        leave_stragglers,
+        exit_with_cgroup,
+        max_runtime_ms,
+        max_runtime_signal,
+        max_runtime_grace_ms,
+    } = ending;
+    let step = |executor_v1::KillStep { signal, grace_ms }| KillStep { signal, grace_ms };
+    Ending {
+        kill_target,
+        kill_sequence: kill_sequence.into_iter().map(step).collect(),
+        stragglers: if leave_stragglers {
+            Stragglers::Leave
+        } else {
+            Stragglers::Kill
+        },
+        exit_type: if exit_with_cgroup {
+            ExitType::Cgroup
+        } else {
+            ExitType::Main
+        },
+        max_runtime: (max_runtime_ms > 0).then_some(MaxRuntime {
+            limit_ms: max_runtime_ms,
+            signal: if max_runtime_signal == 0 {
+                libc::SIGTERM
+            } else {
+                max_runtime_signal
+            },
+            grace_ms: max_runtime_grace_ms,
+        }),
     }
 }
 
@@ -107,11 +247,17 @@ fn output_of(output: Option<Output>) -> OutputRecord {
             prefix,
             max_files,
             max_file_bytes,
+            drop_on_overflow,
         })) => OutputRecord::Rotated {
             directory: directory.into(),
             prefix,
             max_files,
             max_file_bytes,
+            overflow: if drop_on_overflow {
+                Overflow::Drop
+            } else {
+                Overflow::Block
+            },
         },
     }
 }

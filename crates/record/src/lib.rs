@@ -6,9 +6,11 @@
 //!
 //! Nothing secret is ever written: records hold neither environment nor arguments.
 
+mod attributes;
 mod boot;
 mod dir;
 mod durable;
+mod ending;
 mod error;
 mod find;
 mod handle;
@@ -19,15 +21,17 @@ mod result;
 mod state_dir;
 mod task_record;
 
+pub use attributes::{Attributes, IoPriority, Rlimit};
 pub use boot::{BootId, InvalidBootId, boot_id};
 pub use dir::{Lock, SupervisionDir, names};
+pub use ending::{Ending, ExitType, KillStep, KillTarget, MaxRuntime, Stragglers};
 pub use error::RecordError;
 pub use find::{Dirs, driver_roots, find_by_task, find_by_task_id, find_matching, remove_abandoned};
 pub use handle::{HANDLE_VERSION, HandleError, HandleState};
 pub use holdfast_init::exit::ExitRecord;
 pub use identity::ProcessIdentity;
 pub use intent::Intent;
-pub use plan::{CredentialsRecord, OutputRecord, PlacementRecord, PlanRecord};
+pub use plan::{CredentialsRecord, OutputRecord, Overflow, PlacementRecord, PlanRecord};
 pub use result::{Status, TaskResult};
 pub use state_dir::default_state_dir;
 pub use task_record::{Record, StopRecord};

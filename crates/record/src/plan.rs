@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Extra;
+use crate::{Attributes, Ending, Extra};
 
 /// What an adopting executor needs to know of how the main process was started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,15 @@ pub struct PlanRecord {
     /// Path of a network namespace; absent: the executor's.
     #[serde(default)]
     pub network_namespace: Option<String>,
+    /// What main process and sessions are started with.
+    #[serde(default)]
+    pub attributes: Attributes,
+    /// How the task ends.
+    #[serde(default)]
+    pub ending: Ending,
+    /// How many sessions may run at a time; 0: no cap.
+    #[serde(default)]
+    pub max_sessions: u32,
     /// Fields of newer writers.
     #[serde(flatten)]
     pub extra: Extra,
@@ -68,9 +77,23 @@ pub enum OutputRecord {
         max_files: u32,
         /// When the next one begins, in bytes.
         max_file_bytes: u64,
+        /// What happens when the disk does not keep up.
+        #[serde(default)]
+        overflow: Overflow,
     },
     /// An existing FIFO or a file.
     Path(PathBuf),
+}
+
+/// What happens to output that the log disk does not take in time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// Its writers wait, as on any pipe.
+    #[default]
+    Block,
+    /// It is dropped and counted.
+    Drop,
 }
 
 /// The task's cgroups.

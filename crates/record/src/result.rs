@@ -19,6 +19,9 @@ pub struct TaskResult {
     pub started_at_ms: i64,
     /// Unix time in milliseconds.
     pub finished_at_ms: i64,
+    /// It had run as long as it may and was stopped.
+    #[serde(default)]
+    pub timed_out: bool,
     /// Fields of newer writers.
     #[serde(flatten)]
     pub extra: Extra,
@@ -33,6 +36,7 @@ impl TaskResult {
             oom_killed,
             started_at_ms,
             finished_at_ms,
+            timed_out: false,
             extra: Extra::new(),
         }
     }

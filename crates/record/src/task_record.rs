@@ -39,6 +39,9 @@ pub struct Record {
     /// Present once the task was asked to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopRecord>,
+    /// When it will have run as long as it may: milliseconds of CLOCK_BOOTTIME (clock_gettime(2)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_deadline_boot_ms: Option<u64>,
     /// Fields of newer writers.
     #[serde(flatten)]
     pub extra: Extra,

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_record::{
-    BootId, CredentialsRecord, Extra, Intent, OutputRecord, PlacementRecord, PlanRecord, ProcessIdentity, Record,
-    RecordError, Status, StopRecord, SupervisionDir, TaskResult, driver_roots, find_by_task, find_by_task_id,
+    Attributes, BootId, CredentialsRecord, Ending, ExitType, Extra, Intent, IoPriority, KillStep, KillTarget,
+    MaxRuntime, OutputRecord, Overflow, PlacementRecord, PlanRecord, ProcessIdentity, Record, RecordError, Rlimit,
+    Status, StopRecord, Stragglers, SupervisionDir, TaskResult, driver_roots, find_by_task, find_by_task_id,
     find_matching, names, remove_abandoned,
 };
 use serde_json::{Value, json};
@@ -57,6 +58,7 @@ fn record() -> Record {
                 prefix: "web.stdout".to_owned(),
                 max_files: 10,
                 max_file_bytes: 10 << 20,
+                overflow: Overflow::Drop,
             },
             stderr: OutputRecord::Path("/alloc/logs/.web.stderr.fifo".into()),
             placement: PlacementRecord {
@@ -68,6 +70,31 @@ fn record() -> Record {
             },
             oom_score_adj: -5,
             network_namespace: Some("/run/netns/x".to_owned()),
+            attributes: Attributes {
+                umask: 0o027,
+                nice: -5,
+                io_priority: Some(IoPriority::BestEffort(3)),
+                rlimits: vec![Rlimit {
+                    resource: 7,
+                    soft: 1024,
+                    hard: Rlimit::UNLIMITED,
+                }],
+            },
+            ending: Ending {
+                kill_target: KillTarget::Cgroup,
+                kill_sequence: vec![KillStep {
+                    signal: 15,
+                    grace_ms: 10_000,
+                }],
+                stragglers: Stragglers::Leave,
+                exit_type: ExitType::Cgroup,
+                max_runtime: Some(MaxRuntime {
+                    limit_ms: 1,
+                    signal: 15,
+                    grace_ms: 2,
+                }),
+            },
+            max_sessions: 7,
             extra: Extra::new(),
         },
         oom_baseline: 3,
@@ -75,6 +102,7 @@ fn record() -> Record {
             signal: 15,
             deadline_boot_ms: 123_456,
         }),
+        runtime_deadline_boot_ms: Some(5),
         extra: Extra::new(),
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use holdfast_record::Overflow;
 use thiserror::Error;
 
 /// Why a sink cannot be derived from what the agent sent.
@@ -74,6 +75,8 @@ pub struct LogRotation {
     pub max_files: u32,
     /// When the next file begins, in bytes.
     pub max_file_bytes: u64,
+    /// What happens when the disk does not keep up.
+    pub overflow: Overflow,
 }
 
 impl Default for LogRotation {
@@ -83,6 +86,7 @@ impl Default for LogRotation {
         LogRotation {
             max_files: 10,
             max_file_bytes: 10 << 20,
+            overflow: Overflow::Block,
         }
     }
 }
@@ -149,6 +153,7 @@ impl Sink {
         let LogRotation {
             max_files,
             max_file_bytes,
+            overflow: _,
         } = rotation;
         if max_files == 0 || max_file_bytes == 0 {
             return Err(OutputError::NoRoom {
@@ -178,11 +183,16 @@ impl fmt::Display for Sink {
                     LogRotation {
                         max_files,
                         max_file_bytes,
+                        overflow,
                     },
             } => {
+                let overflow = match overflow {
+                    Overflow::Block => "",
+                    Overflow::Drop => ", dropped when the disk is slow",
+                };
                 write!(
                     out,
-                    "{directory}/{prefix}.<n>, {max_files} files of {max_file_bytes} bytes"
+                    "{directory}/{prefix}.<n>, {max_files} files of {max_file_bytes} bytes{overflow}"
                 )
             }
         }
@@ -205,7 +215,8 @@ mod tests {
                 prefix: "web.stdout".into(),
                 rotation: LogRotation {
                     max_files: 10,
-                    max_file_bytes: 10_485_760
+                    max_file_bytes: 10_485_760,
+                    overflow: Overflow::Block,
                 },
             }
         );
@@ -246,6 +257,7 @@ mod tests {
         let none = LogCollection::Driver(LogRotation {
             max_files: 0,
             max_file_bytes: 7,
+            overflow: Overflow::Block,
         });
         let table = [
             (

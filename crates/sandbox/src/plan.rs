@@ -5,7 +5,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use holdfast_cgroup::{Limits, MemoryMax};
+use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax};
+use holdfast_record::{
+    Attributes, Ending, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Overflow, Rlimit, Stragglers,
+};
 use holdfast_wire::executor_v1 as wire;
 use thiserror::Error;
 
@@ -142,6 +145,16 @@ pub struct TaskOptions {
     pub cpuset_cpus: String,
     /// `PATH` of the host, in which commands are looked for.
     pub search_path: Option<OsString>,
+    /// Limits that the job asks for beside its resources.
+    pub limits: Limits,
+    /// Whether a limit that cannot be applied fails the start.
+    pub strict_limits: bool,
+    /// Umask, priorities, resource limits.
+    pub attributes: Attributes,
+    /// How the task ends.
+    pub ending: Ending,
+    /// How many sessions may run at a time; 0: no cap.
+    pub max_sessions: u32,
 }
 
 /// What an executor is to do, with nothing left to look up. `Display` and `Debug` show no argument and no variable,
@@ -176,6 +189,14 @@ pub struct TaskPlan {
     pub oom_score_adj: i32,
     /// Absent: the executor's.
     pub network_namespace: Option<String>,
+    /// Whether a limit that cannot be applied fails the start.
+    pub strict_limits: bool,
+    /// Umask, priorities, resource limits.
+    pub attributes: Attributes,
+    /// How the task ends.
+    pub ending: Ending,
+    /// How many sessions may run at a time; 0: no cap.
+    pub max_sessions: u32,
     /// Whom permissions were checked for: `credentials`, or whoever planned.
     runs_as: Credentials,
 }
@@ -208,6 +229,11 @@ impl TaskPlan {
             cpu_shares,
             cpuset_cpus,
             search_path,
+            limits: asked,
+            strict_limits,
+            attributes,
+            ending,
+            max_sessions,
         } = options;
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
 
@@ -221,7 +247,10 @@ impl TaskPlan {
         check_memory(memory_mib, memory_max_mib)?;
         let limits = match placement.foreign {
             true => Limits::default(),
-            false => Limits::of_resources(memory_mib, memory_max_mib, cpu_shares, &cpuset_cpus),
+            false => limits_of(
+                Limits::of_resources(memory_mib, memory_max_mib, cpu_shares, &cpuset_cpus),
+                asked,
+            ),
         };
         check_placement(&placement)?;
         let stdout = Sink::derive(Stream::Stdout, &stdout_path, &task_name, log_collection)?;
@@ -285,6 +314,10 @@ impl TaskPlan {
             limits,
             oom_score_adj,
             network_namespace,
+            strict_limits,
+            attributes,
+            ending,
+            max_sessions,
             runs_as,
         })
     }
@@ -353,6 +386,16 @@ impl From<TaskPlan> for wire::TaskSpec {
             limits,
             oom_score_adj,
             network_namespace,
+            strict_limits,
+            attributes:
+                Attributes {
+                    umask,
+                    nice,
+                    io_priority,
+                    rlimits,
+                },
+            ending,
+            max_sessions,
             runs_as: _,
         } = plan;
         let user = credentials
@@ -375,6 +418,13 @@ impl From<TaskPlan> for wire::TaskSpec {
             oom_score_adj,
             network_namespace: network_namespace.unwrap_or_default(),
             user,
+            umask: Some(umask),
+            rlimits: rlimits.into_iter().map(wire_rlimit).collect(),
+            nice,
+            io_priority: io_priority.map(wire_io_priority),
+            ending: Some(wire_ending(ending)),
+            max_sessions,
+            strict_limits,
         }
     }
 }
@@ -398,15 +448,18 @@ fn wire_output(sink: Sink) -> Option<wire::Output> {
         Sink::Rotated {
             directory,
             prefix,
-            rotation: LogRotation {
-                max_files,
-                max_file_bytes,
-            },
+            rotation:
+                LogRotation {
+                    max_files,
+                    max_file_bytes,
+                    overflow,
+                },
         } => wire::output::Sink::Rotated(wire::RotatedFiles {
             directory,
             prefix,
             max_files,
             max_file_bytes,
+            drop_on_overflow: overflow == Overflow::Drop,
         }),
     };
     Some(wire::Output { sink: Some(sink) })
@@ -427,18 +480,122 @@ fn wire_placement(placement: Placement) -> wire::Placement {
     }
 }
 
-fn wire_limits(limits: Limits) -> wire::Limits {
+/// Limits as the executor is told of them.
+pub fn wire_limits(limits: Limits) -> wire::Limits {
     let Limits {
         memory_max,
         memory_low,
         cpu_shares,
         cpuset_cpus,
+        cpuset_mems,
+        memory_high,
+        memory_swap,
+        swappiness,
+        oom_group,
+        cpu_quota,
+        cpu_period_us,
+        cpu_burst_us,
+        pids_max,
+        io_weight,
+        io_max,
     } = limits;
     wire::Limits {
         memory_max_bytes: memory_max.map(MemoryMax::to_bytes),
         memory_low_bytes: memory_low.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         cpu_shares,
         cpuset_cpus,
+        memory_high_bytes: memory_high.map(MemoryMax::to_bytes),
+        memory_swap_bytes: memory_swap.map(MemoryMax::to_bytes),
+        swappiness: swappiness.map(u32::from),
+        oom_group,
+        cpuset_mems,
+        cpu_quota_us: cpu_quota.map(CpuQuota::to_us),
+        cpu_period_us,
+        cpu_burst_us,
+        pids_max: pids_max.map(PidsMax::to_count),
+        io_weight: io_weight.map(u32::from),
+        io_max: io_max.into_iter().map(wire_io_max).collect(),
+    }
+}
+
+fn wire_io_max(limit: IoMax) -> wire::IoMax {
+    let IoMax {
+        major,
+        minor,
+        read_bytes,
+        write_bytes,
+        read_operations,
+        write_operations,
+    } = limit;
+    wire::IoMax {
+        major,
+        minor,
+        read_bytes_per_second: read_bytes,
+        write_bytes_per_second: write_bytes,
+        read_operations_per_second: read_operations,
+        write_operations_per_second: write_operations,
+    }
+}
+
+fn wire_rlimit(limit: Rlimit) -> wire::Rlimit {
+    let Rlimit { resource, soft, hard } = limit;
+    wire::Rlimit { resource, soft, hard }
+}
+
+fn wire_io_priority(priority: IoPriority) -> wire::IoPriority {
+    use wire::io_priority::Class;
+    let (class, level) = match priority {
+        IoPriority::Realtime(level) => (Class::Realtime, level),
+        IoPriority::BestEffort(level) => (Class::BestEffort, level),
+        IoPriority::Idle => (Class::Idle, 0),
+    };
+    wire::IoPriority {
+        class: class.into(),
+        level: level.into(),
+    }
+}
+
+fn wire_ending(ending: Ending) -> wire::Ending {
+    let Ending {
+        kill_target,
+        kill_sequence,
+        stragglers,
+        exit_type,
+        max_runtime,
+    } = ending;
+    let target = match kill_target {
+        KillTarget::Main => wire::KillTarget::Main,
+        KillTarget::Group => wire::KillTarget::Group,
+        KillTarget::Cgroup => wire::KillTarget::Cgroup,
+    };
+    let step = |KillStep { signal, grace_ms }| wire::KillStep { signal, grace_ms };
+    let (max_runtime_ms, max_runtime_signal, max_runtime_grace_ms) = match max_runtime {
+        None => (0, 0, 0),
+        Some(MaxRuntime {
+            limit_ms,
+            signal,
+            grace_ms,
+        }) => (limit_ms, signal, grace_ms),
+    };
+    wire::Ending {
+        kill_target: target.into(),
+        kill_sequence: kill_sequence.into_iter().map(step).collect(),
+        leave_stragglers: stragglers == Stragglers::Leave,
+        exit_with_cgroup: exit_type == ExitType::Cgroup,
+        max_runtime_ms,
+        max_runtime_signal,
+        max_runtime_grace_ms,
+    }
+}
+
+/// The resources' limits, and over them what the job asked for besides.
+fn limits_of(resources: Limits, asked: Limits) -> Limits {
+    Limits {
+        memory_max: asked.memory_max.or(resources.memory_max),
+        memory_low: asked.memory_low.or(resources.memory_low),
+        cpu_shares: asked.cpu_shares.or(resources.cpu_shares),
+        cpuset_cpus: asked.cpuset_cpus.or(resources.cpuset_cpus),
+        ..asked
     }
 }
 
@@ -462,9 +619,14 @@ impl fmt::Display for TaskPlan {
                     memory_low,
                     cpu_shares,
                     cpuset_cpus,
+                    ..
                 },
             oom_score_adj,
             network_namespace,
+            strict_limits: _,
+            attributes: _,
+            ending: _,
+            max_sessions: _,
             runs_as,
         } = self;
         writeln!(

@@ -261,7 +261,10 @@ impl DriverRpc for DriverService {
             return Err(Failure::Final(format!("task {task_id:?} has ended")).into());
         };
         executor
-            .signal(SignalRequest { signal: number })
+            .signal(SignalRequest {
+                signal: number,
+                target: None,
+            })
             .await
             .map_err(|status| session::ordinary(&status))?;
         Ok(Response::new(SignalTaskResponse {}))

@@ -195,7 +195,7 @@ fn broken_pipe(service: &Service) -> impl FnOnce() + Send + 'static {
     let commands = service.commands.clone();
     move || {
         let (reply, _) = oneshot::channel();
-        let _ = commands.send(Command::Signal(libc::SIGPIPE, reply));
+        let _ = commands.send(Command::Signal(libc::SIGPIPE, None, reply));
     }
 }
 

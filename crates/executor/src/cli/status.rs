@@ -99,6 +99,9 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
         placement,
         oom_score_adj,
         network_namespace,
+        attributes: _,
+        ending: _,
+        max_sessions: _,
         extra: _,
     } = &record.plan;
     lines.push(("Started", when(record.started_at_ms)));
@@ -157,6 +160,7 @@ fn output(output: &OutputRecord) -> String {
             prefix,
             max_files,
             max_file_bytes,
+            overflow: _,
         } => format!(
             "{}/{prefix}.<n>, {max_files} files of {max_file_bytes} bytes",
             directory.display()

@@ -121,6 +121,7 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
         cpu_shares,
         cpuset_cpus,
         search_path: std::env::var_os("PATH"),
+        ..holdfast_sandbox::TaskOptions::default()
     };
     let plan = TaskPlan::build(options, &Resolver::system(), &DeniedIds::default())?;
     Ok(plan.into())

@@ -160,7 +160,7 @@ impl Executor for NomadExecutor {
         let SignalRequest { signal } = request.into_inner();
         self.main()?;
         self.service
-            .ask(|reply| Command::Signal(signal, reply))
+            .ask(|reply| Command::Signal(signal, None, reply))
             .await
             .map_err(|status| failed(status.message()))?
             .map_err(failed)?;

@@ -226,6 +226,7 @@ impl Task {
                 prefix: format!("{}.{stream}", self.intent.task_name),
                 max_files,
                 max_file_bytes,
+                drop_on_overflow: false,
             })),
         }
     }

@@ -155,7 +155,10 @@ async fn signals_go_to_the_main_process_alone() {
         )
         .await;
     task.says("ready");
-    let signal = SignalRequest { signal: libc::SIGUSR1 };
+    let signal = SignalRequest {
+        signal: libc::SIGUSR1,
+        target: None,
+    };
     peer.executor.signal(signal).await.unwrap();
     assert_eq!(
         wait(&task, &mut peer).await.status,
@@ -175,7 +178,10 @@ async fn what_is_no_signal_is_refused_and_harms_nobody() {
     for number in [-1, 65, 9999] {
         let error = peer
             .executor
-            .signal(SignalRequest { signal: number })
+            .signal(SignalRequest {
+                signal: number,
+                target: None,
+            })
             .await
             .unwrap_err();
         assert_eq!(error.message(), format!("{number} is not a signal"));

@@ -76,6 +76,7 @@ impl Host {
             cpu_shares: 100,
             cpuset_cpus: "0-1".into(),
             search_path: None,
+            ..TaskOptions::default()
         }
     }
 
@@ -120,6 +121,7 @@ fn a_plan_becomes_a_task_for_the_executor_with_everything_looked_up() {
                 prefix: "web.stdout".into(),
                 max_files: 10,
                 max_file_bytes: 10_485_760,
+                drop_on_overflow: false,
             })),
         }),
         stderr: None,
@@ -134,10 +136,14 @@ fn a_plan_becomes_a_task_for_the_executor_with_everything_looked_up() {
             memory_low_bytes: Some(GIB / 4),
             cpu_shares: Some(100),
             cpuset_cpus: Some("0-1".into()),
+            ..wire::Limits::default()
         }),
         oom_score_adj: 500,
         network_namespace: format!("{top}/netns"),
         user: "web".into(),
+        umask: Some(0o022),
+        ending: Some(wire::Ending::default()),
+        ..wire::TaskSpec::default()
     };
     assert_eq!(host.spec(|_| ()), expected);
     let mode = fs::metadata(format!("{top}/alloc/web/local/app"))

@@ -26,6 +26,15 @@ pub struct IdentifyResponse {
     /// True for an executor that adopted the task and has not been equipped.
     #[prost(bool, tag = "9")]
     pub wants_environment: bool,
+    /// Its processes are stopped by Freeze.
+    #[prost(bool, tag = "10")]
+    pub frozen: bool,
+    /// Sessions that run.
+    #[prost(uint32, tag = "11")]
+    pub sessions: u32,
+    /// Bytes of output that were dropped because the log disk did not take them in time.
+    #[prost(uint64, tag = "12")]
+    pub dropped_bytes: u64,
 }
 /// Nested message and enum types in `IdentifyResponse`.
 pub mod identify_response {
@@ -92,7 +101,7 @@ pub struct ProcessIdentity {
     #[prost(uint64, tag = "3")]
     pub pidfd_inode: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LaunchRequest {
     #[prost(message, optional, tag = "1")]
     pub task: ::core::option::Option<TaskSpec>,
@@ -111,7 +120,7 @@ pub struct LaunchResponse {
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What to run, with everything looked up: absolute paths, numbers for users, bytes for sizes.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskSpec {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
@@ -150,6 +159,122 @@ pub struct TaskSpec {
     /// Name of the user, for messages.
     #[prost(string, tag = "15")]
     pub user: ::prost::alloc::string::String,
+    /// Absent: 022.
+    #[prost(uint32, optional, tag = "16")]
+    pub umask: ::core::option::Option<u32>,
+    /// Written for the main process and every session; those not named stay the executor's.
+    #[prost(message, repeated, tag = "17")]
+    pub rlimits: ::prost::alloc::vec::Vec<Rlimit>,
+    /// -20 to 19.
+    #[prost(int32, tag = "18")]
+    pub nice: i32,
+    /// Absent: none, which follows the nice value.
+    #[prost(message, optional, tag = "19")]
+    pub io_priority: ::core::option::Option<IoPriority>,
+    #[prost(message, optional, tag = "20")]
+    pub ending: ::core::option::Option<Ending>,
+    /// How many sessions may run at a time; 0: no cap.
+    #[prost(uint32, tag = "21")]
+    pub max_sessions: u32,
+    /// A limit that cannot be applied fails the launch instead of becoming a warning.
+    #[prost(bool, tag = "22")]
+    pub strict_limits: bool,
+}
+/// As in getrlimit(2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rlimit {
+    /// RLIMIT_ number.
+    #[prost(uint32, tag = "1")]
+    pub resource: u32,
+    /// 2^64-1: unlimited.
+    #[prost(uint64, tag = "2")]
+    pub soft: u64,
+    #[prost(uint64, tag = "3")]
+    pub hard: u64,
+}
+/// As in ioprio_set(2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IoPriority {
+    #[prost(enumeration = "io_priority::Class", tag = "1")]
+    pub class: i32,
+    /// 0 to 7, 0 the highest; not for CLASS_IDLE.
+    #[prost(uint32, tag = "2")]
+    pub level: u32,
+}
+/// Nested message and enum types in `IoPriority`.
+pub mod io_priority {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Class {
+        Unspecified = 0,
+        Realtime = 1,
+        BestEffort = 2,
+        Idle = 3,
+    }
+    impl Class {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "CLASS_UNSPECIFIED",
+                Self::Realtime => "CLASS_REALTIME",
+                Self::BestEffort => "CLASS_BEST_EFFORT",
+                Self::Idle => "CLASS_IDLE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "CLASS_UNSPECIFIED" => Some(Self::Unspecified),
+                "CLASS_REALTIME" => Some(Self::Realtime),
+                "CLASS_BEST_EFFORT" => Some(Self::BestEffort),
+                "CLASS_IDLE" => Some(Self::Idle),
+                _ => None,
+            }
+        }
+    }
+}
+/// How a task ends.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Ending {
+    #[prost(enumeration = "KillTarget", tag = "1")]
+    pub kill_target: i32,
+    /// What a stop sends, one after the other, instead of the signal asked for. The grace of the stop bounds them all.
+    #[prost(message, repeated, tag = "2")]
+    pub kill_sequence: ::prost::alloc::vec::Vec<KillStep>,
+    /// What the main process leaves behind goes on; its output is still collected.
+    #[prost(bool, tag = "3")]
+    pub leave_stragglers: bool,
+    /// The task is over when its cgroup is empty and not when the main process ends.
+    #[prost(bool, tag = "4")]
+    pub exit_with_cgroup: bool,
+    /// The task is stopped when it has run this long; 0: no limit.
+    #[prost(uint64, tag = "5")]
+    pub max_runtime_ms: u64,
+    /// For a stop after max_runtime: 0 is SIGTERM.
+    #[prost(int32, tag = "6")]
+    pub max_runtime_signal: i32,
+    #[prost(uint64, tag = "7")]
+    pub max_runtime_grace_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KillStep {
+    #[prost(int32, tag = "1")]
+    pub signal: i32,
+    #[prost(uint64, tag = "2")]
+    pub grace_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Credentials {
@@ -189,6 +314,9 @@ pub struct RotatedFiles {
     pub max_files: u32,
     #[prost(uint64, tag = "4")]
     pub max_file_bytes: u64,
+    /// When the disk does not keep up, output is dropped and counted; otherwise its writers wait.
+    #[prost(bool, tag = "5")]
+    pub drop_on_overflow: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Placement {
@@ -205,7 +333,7 @@ pub struct Placement {
     #[prost(bool, tag = "4")]
     pub foreign: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Limits {
     /// Absent fields are not written.
     #[prost(int64, optional, tag = "1")]
@@ -216,6 +344,52 @@ pub struct Limits {
     pub cpu_shares: ::core::option::Option<u64>,
     #[prost(string, optional, tag = "4")]
     pub cpuset_cpus: ::core::option::Option<::prost::alloc::string::String>,
+    /// -1: no limit.
+    #[prost(int64, optional, tag = "5")]
+    pub memory_high_bytes: ::core::option::Option<i64>,
+    /// Swap beside the memory; -1: no limit.
+    #[prost(int64, optional, tag = "6")]
+    pub memory_swap_bytes: ::core::option::Option<i64>,
+    /// 0 to 100; v1 only.
+    #[prost(uint32, optional, tag = "7")]
+    pub swappiness: ::core::option::Option<u32>,
+    /// An OOM kill takes all processes of the task; v2 only.
+    #[prost(bool, optional, tag = "8")]
+    pub oom_group: ::core::option::Option<bool>,
+    #[prost(string, optional, tag = "9")]
+    pub cpuset_mems: ::core::option::Option<::prost::alloc::string::String>,
+    /// Microseconds of CPU time in each period; -1: no limit.
+    #[prost(int64, optional, tag = "10")]
+    pub cpu_quota_us: ::core::option::Option<i64>,
+    #[prost(uint64, optional, tag = "11")]
+    pub cpu_period_us: ::core::option::Option<u64>,
+    /// Microseconds that may be saved up.
+    #[prost(uint64, optional, tag = "12")]
+    pub cpu_burst_us: ::core::option::Option<u64>,
+    /// -1: no limit.
+    #[prost(int64, optional, tag = "13")]
+    pub pids_max: ::core::option::Option<i64>,
+    /// 1 to 10000, 100 is usual.
+    #[prost(uint32, optional, tag = "14")]
+    pub io_weight: ::core::option::Option<u32>,
+    #[prost(message, repeated, tag = "15")]
+    pub io_max: ::prost::alloc::vec::Vec<IoMax>,
+}
+/// Limits of one block device; absent fields have none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IoMax {
+    #[prost(uint32, tag = "1")]
+    pub major: u32,
+    #[prost(uint32, tag = "2")]
+    pub minor: u32,
+    #[prost(uint64, optional, tag = "3")]
+    pub read_bytes_per_second: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub write_bytes_per_second: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub read_operations_per_second: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub write_operations_per_second: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommitRequest {}
@@ -241,6 +415,9 @@ pub struct TaskResult {
     pub oom_killed: bool,
     #[prost(int64, tag = "6")]
     pub finished_at_ms: i64,
+    /// The task had run as long as it may.
+    #[prost(bool, tag = "7")]
+    pub timed_out: bool,
     #[prost(oneof = "task_result::Status", tags = "1, 2, 3, 4")]
     pub status: ::core::option::Option<task_result::Status>,
 }
@@ -275,9 +452,31 @@ pub struct StopResponse {}
 pub struct SignalRequest {
     #[prost(int32, tag = "1")]
     pub signal: i32,
+    /// Absent: the task's own.
+    #[prost(enumeration = "KillTarget", optional, tag = "2")]
+    pub target: ::core::option::Option<i32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignalResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FreezeRequest {
+    /// False: thaw.
+    #[prost(bool, tag = "1")]
+    pub frozen: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FreezeResponse {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateRequest {
+    #[prost(message, optional, tag = "1")]
+    pub limits: ::core::option::Option<Limits>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateResponse {
+    /// Limits that the kernel refused. All others were applied.
+    #[prost(string, repeated, tag = "1")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecRequest {
     #[prost(string, repeated, tag = "1")]
@@ -355,6 +554,39 @@ pub mod exec_output {
         StderrClose(bool),
         #[prost(message, tag = "5")]
         Exit(super::SessionExit),
+    }
+}
+/// Whom a signal that asks to leave is sent to. A kill is always for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KillTarget {
+    /// The main process.
+    Main = 0,
+    /// Its process group.
+    Group = 1,
+    /// Every process of the task's cgroup.
+    Cgroup = 2,
+}
+impl KillTarget {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Main => "KILL_TARGET_MAIN",
+            Self::Group => "KILL_TARGET_GROUP",
+            Self::Cgroup => "KILL_TARGET_CGROUP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KILL_TARGET_MAIN" => Some(Self::Main),
+            "KILL_TARGET_GROUP" => Some(Self::Group),
+            "KILL_TARGET_CGROUP" => Some(Self::Cgroup),
+            _ => None,
+        }
     }
 }
 /// Generated client implementations.
@@ -572,7 +804,7 @@ pub mod executor_client {
                 .insert(GrpcMethod::new("holdfast.executor.v1.Executor", "Stop"));
             self.inner.unary(req, path, codec).await
         }
-        /// One signal to the main process.
+        /// One signal to what the task's kill target names.
         pub async fn signal(
             &mut self,
             request: impl tonic::IntoRequest<super::SignalRequest>,
@@ -592,6 +824,50 @@ pub mod executor_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("holdfast.executor.v1.Executor", "Signal"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Stops and continues every process of the task (the cgroup's freezer). A stop thaws first.
+        pub async fn freeze(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FreezeRequest>,
+        ) -> std::result::Result<tonic::Response<super::FreezeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.executor.v1.Executor/Freeze",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.executor.v1.Executor", "Freeze"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes limits of the living task; those that are absent stay.
+        pub async fn update(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpdateResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.executor.v1.Executor/Update",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.executor.v1.Executor", "Update"));
             self.inner.unary(req, path, codec).await
         }
         /// Runs a command in the task's context and returns its combined output, bounded.
@@ -689,11 +965,21 @@ pub mod executor_server {
             &self,
             request: tonic::Request<super::StopRequest>,
         ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status>;
-        /// One signal to the main process.
+        /// One signal to what the task's kill target names.
         async fn signal(
             &self,
             request: tonic::Request<super::SignalRequest>,
         ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
+        /// Stops and continues every process of the task (the cgroup's freezer). A stop thaws first.
+        async fn freeze(
+            &self,
+            request: tonic::Request<super::FreezeRequest>,
+        ) -> std::result::Result<tonic::Response<super::FreezeResponse>, tonic::Status>;
+        /// Changes limits of the living task; those that are absent stay.
+        async fn update(
+            &self,
+            request: tonic::Request<super::UpdateRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpdateResponse>, tonic::Status>;
         /// Runs a command in the task's context and returns its combined output, bounded.
         async fn exec(
             &self,
@@ -1073,6 +1359,92 @@ pub mod executor_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SignalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/holdfast.executor.v1.Executor/Freeze" => {
+                    #[allow(non_camel_case_types)]
+                    struct FreezeSvc<T: Executor>(pub Arc<T>);
+                    impl<T: Executor> tonic::server::UnaryService<super::FreezeRequest>
+                    for FreezeSvc<T> {
+                        type Response = super::FreezeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FreezeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Executor>::freeze(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FreezeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/holdfast.executor.v1.Executor/Update" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateSvc<T: Executor>(pub Arc<T>);
+                    impl<T: Executor> tonic::server::UnaryService<super::UpdateRequest>
+                    for UpdateSvc<T> {
+                        type Response = super::UpdateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Executor>::update(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
