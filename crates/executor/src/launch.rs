@@ -25,7 +25,7 @@ use tokio::io::Interest;
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
-use crate::task::{self, NamedSteps, Task, TaskError, UMASK};
+use crate::task::{self, NamedSteps, Task, TaskError};
 
 /// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
 const START_BOUND: Duration = Duration::from_secs(30);
@@ -434,10 +434,7 @@ fn main_steps(task: &Task, join: &[PathBuf]) -> NamedSteps {
         .then("", Steps::new_session)
         .then("output", |steps| steps.duplicate(fd::STDOUT, 1))
         .then("error output", |steps| steps.duplicate(fd::STDERR, 2))
-        .then(plan.oom_score_adj.to_string(), |steps| {
-            steps.oom_score_adj(plan.oom_score_adj)
-        })
-        .then("", |steps| steps.umask(UMASK))
+        .attributes(plan)
         .credentials(plan)
         .then(plan.work_dir.clone(), |steps| steps.change_directory(&plan.work_dir))
         .then("", Steps::default_signals)

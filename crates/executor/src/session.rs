@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::{Stream, StreamExt};
 
 use crate::children::Children;
-use crate::task::{NamedSteps, UMASK};
+use crate::task::NamedSteps;
 
 /// How much of an unary session's output is returned, its end (contract, X-2).
 const OUTPUT_BOUND: usize = 4096;
@@ -189,10 +189,7 @@ impl Session {
         let mut named = named
             .then("", Steps::new_session)
             .then("", connect)
-            .then(plan.oom_score_adj.to_string(), |steps| {
-                steps.oom_score_adj(plan.oom_score_adj)
-            })
-            .then("", |steps| steps.umask(UMASK))
+            .attributes(plan)
             .credentials(plan)
             .then(plan.work_dir.clone(), |steps| steps.change_directory(&plan.work_dir))
             .then("", Steps::default_signals)

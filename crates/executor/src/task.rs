@@ -310,6 +310,30 @@ impl NamedSteps {
         self
     }
 
+    /// What is reset for every process of a task, and what its job asked for; before the credentials, as some of it is a
+    /// privilege.
+    #[must_use]
+    pub fn attributes(self, plan: &PlanRecord) -> Self {
+        let Attributes {
+            umask,
+            nice,
+            io_priority,
+            rlimits,
+        } = &plan.attributes;
+        let mut named = self
+            .then(plan.oom_score_adj.to_string(), |steps| {
+                steps.oom_score_adj(plan.oom_score_adj)
+            })
+            .then("", Steps::default_scheduling)
+            .then(nice.to_string(), |steps| steps.nice(*nice))
+            .then("", |steps| steps.io_priority(io_priority_value(*io_priority)));
+        for Rlimit { resource, soft, hard } in rlimits {
+            let object = format!("{resource} to {soft}:{hard}");
+            named = named.then(object, |steps| steps.resource_limit(*resource, *soft, *hard));
+        }
+        named.then(format!("{umask:03o}"), |steps| steps.umask(*umask))
+    }
+
     /// Credentials are three steps.
     #[must_use]
     pub fn credentials(self, plan: &PlanRecord) -> Self {
@@ -333,6 +357,18 @@ impl NamedSteps {
     }
 }
 
+/// As ioprio_set(2) takes it.
+fn io_priority_value(priority: Option<IoPriority>) -> u32 {
+    const CLASS_SHIFT: u32 = 13;
+    let (class, level) = match priority {
+        None => (0, 0),
+        Some(IoPriority::Realtime(level)) => (1, level),
+        Some(IoPriority::BestEffort(level)) => (2, level),
+        Some(IoPriority::Idle) => (3, 0),
+    };
+    class << CLASS_SHIFT | u32::from(level)
+}
+
 /// One line for a failed step; `object` may be empty.
 pub fn explain(failure: Failure, object: &str) -> String {
     let what = match Code::of(failure.code.into()) {
@@ -351,6 +387,10 @@ pub fn explain(failure: Failure, object: &str) -> String {
         Some(Code::DefaultSignals) => "reset signals",
         Some(Code::Gate) => "wait to be released",
         Some(Code::Exec) => "execute",
+        Some(Code::ResourceLimit) => "set resource limit",
+        Some(Code::Nice) => "set nice",
+        Some(Code::IoPriority) => "set I/O priority",
+        Some(Code::DefaultScheduling) => "reset scheduling",
         None => "clone",
     };
     let reason = io::Error::from_raw_os_error(failure.errno);

@@ -41,6 +41,14 @@ pub enum Code {
     Gate = 14,
     /// execve(2).
     Exec = 15,
+    /// prlimit(2) of the process itself: the resource, nothing, the soft and the hard limit.
+    ResourceLimit = 16,
+    /// setpriority(2) of the process itself.
+    Nice = 17,
+    /// ioprio_set(2) of the process itself.
+    IoPriority = 18,
+    /// sched_setscheduler(2) to SCHED_OTHER and sched_setaffinity(2) to every CPU that the cgroup allows.
+    DefaultScheduling = 19,
 }
 
 impl Code {
@@ -63,6 +71,10 @@ impl Code {
             DefaultSignals,
             Gate,
             Exec,
+            ResourceLimit,
+            Nice,
+            IoPriority,
+            DefaultScheduling,
         ]
         .into_iter()
         .find(|code| *code as u32 == number)
@@ -120,6 +132,11 @@ const O_WRONLY: usize = 1;
 const O_CLOEXEC: usize = 0o2000000;
 const TIOCSCTTY: usize = 0x540e;
 const CLOSE_RANGE_CLOEXEC: usize = 4;
+const PRIO_PROCESS: usize = 0;
+const IOPRIO_WHO_PROCESS: usize = 1;
+const SCHED_OTHER: usize = 0;
+/// 1024 CPUs, as many as glibc's cpu_set_t has.
+const CPU_WORDS: usize = 16;
 
 /// Runs a block of steps. Returns only when one failed: the last executes another program.
 ///
@@ -201,6 +218,13 @@ unsafe fn step(code: u32, payload: *mut u8, size: usize) -> Result<(), i32> {
                 }
             }
             Code::Exec => exec(payload),
+            Code::ResourceLimit => raw::checked(nr::PRLIMIT64, 0, number(0), payload.add(8) as usize, 0).map(drop),
+            Code::Nice => {
+                let nice = payload.cast::<i32>().read() as isize as usize;
+                raw::checked(nr::SETPRIORITY, PRIO_PROCESS, 0, nice, 0).map(drop)
+            }
+            Code::IoPriority => raw::checked(nr::IOPRIO_SET, IOPRIO_WHO_PROCESS, 0, number(0), 0).map(drop),
+            Code::DefaultScheduling => default_scheduling(),
         }
     }
 }
@@ -226,6 +250,18 @@ unsafe fn duplicate(from: usize, to: usize) -> Result<(), i32> {
             return raw::checked(FCNTL, from, F_SETFD, 0, 0).map(drop);
         }
         raw::checked(nr::DUP2, from, to, 0, 0).map(drop)
+    }
+}
+
+/// # Safety
+/// None: it changes only how the process itself is scheduled.
+unsafe fn default_scheduling() -> Result<(), i32> {
+    let priority = 0i32;
+    let all_cpus = [u64::MAX; CPU_WORDS];
+    // SAFETY: both are readable. The kernel cuts the mask to the CPUs that there are and that the cgroup allows.
+    unsafe {
+        raw::checked(nr::SCHED_SETSCHEDULER, 0, SCHED_OTHER, &raw const priority as usize, 0)?;
+        raw::checked(nr::SCHED_SETAFFINITY, 0, CPU_WORDS * 8, all_cpus.as_ptr() as usize, 0).map(drop)
     }
 }
 

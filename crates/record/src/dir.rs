@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::durable::{self, Durability};
-use crate::{Intent, ProcessIdentity, RECORD_VERSION, Record, RecordError, TaskResult};
+use crate::{Intent, Notices, ProcessIdentity, RECORD_VERSION, Record, RecordError, TaskResult, Told};
 
 /// The files of a supervision directory.
 pub mod names {
@@ -39,6 +39,10 @@ pub mod names {
     pub const EVENTS: &str = "events";
     /// The executor's socket, 0600.
     pub const SOCKET: &str = "executor.sock";
+    /// Written by the executor, replaced atomically: what it has to say.
+    pub const NOTICES: &str = "notices.json";
+    /// Written by the driver: how much of the notices it has passed on.
+    pub const TOLD: &str = "told.json";
     /// The executor's log.
     pub const LOG: &str = "executor.log";
 }
@@ -181,6 +185,26 @@ impl SupervisionDir {
                 reason: e.to_string(),
             }),
         }
+    }
+
+    /// What the executor has to say; `None`: nothing yet.
+    pub fn notices(&self) -> Result<Option<Notices>, RecordError> {
+        self.read_json(names::NOTICES)
+    }
+
+    /// Replaces the notices: temporary file and rename, no sync.
+    pub fn write_notices(&self, notices: &Notices) -> Result<(), RecordError> {
+        self.write_json(names::NOTICES, notices, Durability::Process)
+    }
+
+    /// How much of the notices the driver has passed on; `None`: nothing.
+    pub fn told(&self) -> Result<Option<Told>, RecordError> {
+        self.read_json(names::TOLD)
+    }
+
+    /// Replaces what was passed on.
+    pub fn write_told(&self, told: &Told) -> Result<(), RecordError> {
+        self.write_json(names::TOLD, told, Durability::Process)
     }
 
     /// Becomes the one that may act as the task's executor. `None`: somebody else is. Never blocks.

@@ -75,6 +75,30 @@ impl Steps {
         self.numbers(Code::Umask, &[mask])
     }
 
+    /// A resource limit of the process (RLIMIT_ number; `u64::MAX` is no limit).
+    pub fn resource_limit(self, resource: u32, soft: u64, hard: u64) -> Self {
+        let mut payload = vec![0; 24];
+        payload[..4].copy_from_slice(&resource.to_ne_bytes());
+        payload[8..16].copy_from_slice(&soft.to_ne_bytes());
+        payload[16..].copy_from_slice(&hard.to_ne_bytes());
+        self.push(Code::ResourceLimit, &payload)
+    }
+
+    /// -20 to 19.
+    pub fn nice(self, nice: i32) -> Self {
+        self.numbers(Code::Nice, &[nice.cast_unsigned()])
+    }
+
+    /// As ioprio_set(2) takes it: the class in the bits from 13 on, the level below. 0: none, derived from the nice value.
+    pub fn io_priority(self, priority: u32) -> Self {
+        self.numbers(Code::IoPriority, &[priority])
+    }
+
+    /// The ordinary scheduler and every CPU, whatever was inherited.
+    pub fn default_scheduling(self) -> Self {
+        self.push(Code::DefaultScheduling, &[])
+    }
+
     /// The working directory.
     pub fn change_directory(self, path: impl AsRef<OsStr>) -> Self {
         self.text(Code::ChangeDirectory, path)
@@ -330,6 +354,25 @@ mod tests {
         let script = r#"[ "$A$B" = "1two words" ] && [ "$PWD" = /usr ] && [ "$(umask)" = 0027 ] && exit 7"#;
         assert_eq!(shell(steps, script), Ok(ExitStatus::Exited(7)));
         assert_eq!(shell(Steps::new(), "kill -9 $$"), Ok(ExitStatus::Signalled(9)));
+    }
+
+    #[test]
+    fn limits_and_priorities_are_set_and_not_inherited() {
+        let steps = Steps::new()
+            .default_scheduling()
+            .nice(7)
+            .io_priority(3 << 13)
+            .resource_limit(libc::RLIMIT_NOFILE, 100, 200)
+            .resource_limit(libc::RLIMIT_CORE, 0, 0);
+        let script = r#"[ "$(ulimit -Sn) $(ulimit -Hn) $(ulimit -c)" = "100 200 0" ] || exit 1
+            [ "$(cut -d' ' -f19 /proc/$$/stat)" = 7 ] || exit 2
+            [ "$(cut -d' ' -f41 /proc/$$/stat)" = 0 ] || exit 3"#;
+        assert_eq!(shell(steps, script), Ok(ExitStatus::Exited(0)));
+        let failure = shell(Steps::new().resource_limit(libc::RLIMIT_NOFILE, 2, 1), "").unwrap_err();
+        assert_eq!(
+            (Code::of(failure.code.into()), failure.errno),
+            (Some(Code::ResourceLimit), libc::EINVAL)
+        );
     }
 
     #[test]
