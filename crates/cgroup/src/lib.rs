@@ -23,7 +23,7 @@ mod weight;
 
 pub use kill::{freeze, kill, thaw};
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
-pub use members::{enter, pids, populated, procs_file};
+pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};
 pub use refusal::{Controller, LimitError, Refusal};
 pub use sampler::{Sample, SampleError, Sampler};
 pub use scope::{Scope, ScopeError};
