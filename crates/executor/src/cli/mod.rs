@@ -2,6 +2,7 @@
 //! orchestrator.
 
 mod adopt;
+mod completions;
 mod connection;
 mod entry;
 mod exec;
@@ -9,6 +10,7 @@ mod freeze;
 mod known;
 mod logs;
 mod ls;
+mod man;
 mod processes;
 mod relay;
 mod run;
@@ -32,8 +34,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+/// As it is called.
+const PROGRAM: &str = "holdfast-executor";
 /// Names the state directory where `--state-dir` does not.
 const STATE_DIR: &str = "HOLDFAST_STATE_DIR";
 
@@ -42,7 +46,7 @@ const STATE_DIR: &str = "HOLDFAST_STATE_DIR";
 /// TASK is a task id or the beginning of one, the beginning of an allocation id, ALLOC/NAME, the name of a task, a supervision
 /// directory, or the path of an executor's socket.
 #[derive(Debug, Parser)]
-#[command(name = "holdfast-executor", version)]
+#[command(name = PROGRAM, version)]
 struct Arguments {
     /// Where supervision directories lie [default: $HOLDFAST_STATE_DIR, else /var/lib/holdfast, without root
     /// $XDG_STATE_HOME/holdfast]
@@ -85,6 +89,10 @@ enum Command {
     Run(run::Run),
     /// Serve Nomad's executor protocol for one task, in the foreground
     Serve(serve::Serve),
+    /// Print completions for a shell
+    Completions(completions::Completions),
+    /// Print the manual, or write its pages
+    Man(man::Man),
 }
 
 /// Parses, does, and says what went wrong in one line. Wrong usage is 2, what was not found and all else 1.
@@ -113,6 +121,8 @@ pub fn main() -> ExitCode {
         Command::Stop(stop) => within_runtime(stop.run(&state_dir)),
         Command::Run(run) => within_runtime(run.run(&state_dir)),
         Command::Serve(serve) => within_runtime(serve.run(&state_dir)),
+        Command::Completions(completions) => completions.run(Arguments::command()),
+        Command::Man(man) => man.run(Arguments::command()),
     };
     match done {
         Ok(code) => code,
@@ -174,8 +184,6 @@ fn lossy(text: &OsStr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
