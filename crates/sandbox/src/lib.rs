@@ -6,10 +6,14 @@
 //! [`holdfast_wire::executor_v1::TaskSpec`].
 
 pub mod access;
+pub mod attributes;
 pub mod capability;
 pub mod command;
+pub mod duration;
+pub mod ending;
 pub mod environment;
 pub mod isolation;
+pub mod limits;
 pub mod output;
 pub mod plan;
 mod retry;
