@@ -2,6 +2,7 @@
 
 mod adoption;
 mod by_hand;
+mod commands;
 mod host;
 mod idle;
 mod launch;
