@@ -14,6 +14,7 @@ use holdfast_cgroup::Scope;
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names, now_ms};
+use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::{self, Registered};
@@ -255,6 +256,11 @@ fn record_and_release(
     release: &OwnedFd,
 ) -> Result<(Record, Vec<String>), LaunchError> {
     let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
+    // Counted from the release, which comes next.
+    let deadline = task.plan.ending.max_runtime.map(|limit| {
+        let now = u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX);
+        now.saturating_add(limit.limit_ms)
+    });
     let record = Record {
         version: Record::VERSION,
         task_id: task.task_id,
@@ -269,7 +275,8 @@ fn record_and_release(
         plan: task.plan,
         oom_baseline,
         stop: None,
-        runtime_deadline_boot_ms: None,
+        runtime_deadline_boot_ms: deadline,
+        main_oom_killed: None,
         extra: holdfast_record::Extra::new(),
     };
     dir.write_record(&record)?;
