@@ -6,6 +6,7 @@
 //!
 //! Kernel documents: `admin-guide/cgroup-v1/*.rst` and `admin-guide/cgroup-v2.rst`, cited as cgroup-v1 and cgroup-v2.
 
+mod directory;
 mod interface;
 mod kill;
 mod limits;
