@@ -221,6 +221,20 @@ pub fn ignore_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
+/// The nice value of this thread (getpriority(2)), and so of what it clones.
+pub fn nice() -> io::Result<i32> {
+    // The system call itself answers with 20 less the value, so that an answer below zero is an error.
+    // SAFETY: plain numbers.
+    checked(unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) } as libc::c_int)
+        .map(|answer| 20 - answer)
+}
+
+/// setpriority(2) for this thread. EACCES, EPERM: it may not be lowered so far.
+pub fn set_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    checked(unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) } as libc::c_int).map(drop)
+}
+
 /// geteuid(2).
 pub fn effective_uid() -> u32 {
     // SAFETY: takes nothing and cannot fail.

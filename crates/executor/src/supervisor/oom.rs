@@ -92,11 +92,15 @@ impl OomKills {
         rise > 0 && (self.kills_in_groups() || !was_killed && !is_explained)
     }
 
-    /// The end of the task: whatever was not the main process was others.
+    /// The end of the task: whatever was not the main process was others. Where all are killed together, all are the main process's.
     pub fn settle(&mut self, main_was_killed: bool) {
-        if !main_was_killed {
-            self.others = self.others.max(self.count());
-        }
+        let count = self.count();
+        let of_main = match main_was_killed {
+            true if self.kills_in_groups() => count,
+            true => 1,
+            false => 0,
+        };
+        self.others = self.others.max(count.saturating_sub(of_main));
     }
 
     /// memory.oom.group of the scope (cgroup-v2).

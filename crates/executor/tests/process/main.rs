@@ -2,6 +2,7 @@
 
 mod adoption;
 mod by_hand;
+mod ending;
 mod host;
 mod idle;
 mod launch;
