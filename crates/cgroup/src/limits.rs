@@ -98,6 +98,14 @@ pub enum PidsMax {
 }
 
 impl PidsMax {
+    /// Content of pids.max.
+    pub(crate) fn parse(content: &str) -> Option<PidsMax> {
+        match content.trim_ascii() {
+            "max" => Some(PidsMax::Unlimited),
+            count => count.parse().ok().map(PidsMax::Count),
+        }
+    }
+
     /// As protocols carry it: a negative number is unlimited.
     pub fn from_count(count: i64) -> PidsMax {
         u64::try_from(count).map_or(PidsMax::Unlimited, PidsMax::Count)
