@@ -14,6 +14,7 @@ use holdfast_cgroup::Scope;
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names, now_ms};
+use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::{self, Registered};
@@ -71,6 +72,9 @@ pub enum LaunchError {
     /// A cgroup of our own could not be made.
     #[error(transparent)]
     Scope(#[from] holdfast_cgroup::ScopeError),
+    /// Limits that must hold do not.
+    #[error("limits are strict: {0}")]
+    Limits(String),
     /// A step of the main process failed: step, object, reason.
     #[error("{explanation}")]
     Step {
@@ -92,7 +96,7 @@ impl LaunchError {
             Self::Step { errno, .. } => Some(*errno),
             Self::Init(_) => return true,
             Self::Record(e) => return e.is_transient(),
-            Self::Task(_) | Self::Scope(_) => None,
+            Self::Task(_) | Self::Scope(_) | Self::Limits(_) => None,
         };
         const PASSING: [i32; 7] = [
             libc::ENOMEM,
@@ -148,7 +152,9 @@ async fn clone_and_release(
     scope: Option<Scope>,
     supervision: &Supervision,
 ) -> Result<Launched, LaunchError> {
-    let warnings = apply_limits(scope.as_ref(), &task.limits);
+    let mut task = task;
+    let mut warnings = apply_limits(scope.as_ref(), &task.limits, task.strict_limits)?;
+    warnings.extend(task::reach(&mut task.plan));
     let owner = task
         .plan
         .credentials
@@ -243,6 +249,11 @@ fn record_and_release(
     release: &OwnedFd,
 ) -> Result<(Record, Vec<String>), LaunchError> {
     let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
+    // Counted from the release, which comes next.
+    let deadline = task.plan.ending.max_runtime.map(|limit| {
+        let now = u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX);
+        now.saturating_add(limit.limit_ms)
+    });
     let record = Record {
         version: Record::VERSION,
         task_id: task.task_id,
@@ -257,7 +268,8 @@ fn record_and_release(
         plan: task.plan,
         oom_baseline,
         stop: None,
-        runtime_deadline_boot_ms: None,
+        runtime_deadline_boot_ms: deadline,
+        main_oom_killed: None,
         extra: holdfast_record::Extra::new(),
     };
     dir.write_record(&record)?;
@@ -285,19 +297,30 @@ impl Drop for Unreleased {
     }
 }
 
-fn apply_limits(scope: Option<&Scope>, limits: &holdfast_cgroup::Limits) -> Vec<String> {
-    let Some(scope) = scope.filter(|scope| !scope.foreign) else {
-        return Vec::new();
+/// Returns what could not be applied, which is an error if limits are strict. A task that has no cgroup of its own was placed without
+/// limits, which only a strict one minds.
+fn apply_limits(
+    scope: Option<&Scope>,
+    limits: &holdfast_cgroup::Limits,
+    is_strict: bool,
+) -> Result<Vec<String>, LaunchError> {
+    let refusals: Vec<String> = match scope {
+        Some(scope) if !scope.foreign => match holdfast_cgroup::apply(scope, limits) {
+            Ok(()) => Vec::new(),
+            Err(e) => e.refusals.iter().map(ToString::to_string).collect(),
+        },
+        _ if is_strict && *limits != holdfast_cgroup::Limits::default() => {
+            vec!["the task has no cgroup of its own, so that no controller can apply any".to_owned()]
+        }
+        _ => Vec::new(),
     };
-    match holdfast_cgroup::apply(scope, limits) {
-        Ok(()) => Vec::new(),
-        Err(e) => e
-            .refusals
-            .iter()
-            .map(ToString::to_string)
-            .inspect(|refusal| log::line(refusal))
-            .collect(),
+    if is_strict && !refusals.is_empty() {
+        return Err(LaunchError::Limits(refusals.join("; ")));
     }
+    for refusal in &refusals {
+        log::line(refusal);
+    }
+    Ok(refusals)
 }
 
 /// One standard stream of the task.

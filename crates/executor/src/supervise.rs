@@ -18,10 +18,7 @@ use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
 use crate::supervisor::{COMMIT_BOUND, IDLE, Supervisor};
-use crate::{adopt, init_binary, log};
-
-/// As low as systemd's own services; a task's executor must outlive the task when memory is short.
-const PROTECTED_SCORE: &str = "-900";
+use crate::{adopt, attributes, init_binary, log};
 
 /// The arguments, parsed without a parser that would cost every task memory.
 #[derive(Debug)]
@@ -35,8 +32,7 @@ struct Arguments {
 /// Runs to the end of the task. Errors are in the log, which is standard error.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let arguments = parse(arguments)?;
-    // Allowed to few; without it the executor is as likely to be chosen as its launcher.
-    let _ = std::fs::write("/proc/self/oom_score_adj", PROTECTED_SCORE);
+    attributes::protect();
     // While there is one thread. The init is born there, and the main process leaves it for its own.
     enter(&arguments.cgroups).context("entering the executors' cgroup")?;
     process::set_child_subreaper().context("becoming a subreaper")?;

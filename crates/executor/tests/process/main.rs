@@ -3,6 +3,7 @@
 mod adoption;
 mod by_hand;
 mod commands;
+mod ending;
 mod host;
 mod idle;
 mod launch;
