@@ -385,6 +385,10 @@ fn make_dir(dir: &Path) -> Result<(), ScopeError> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(e) => return Err(failed("create", dir, e)),
     }
+    if dir.join("cgroup.controllers").exists() {
+        // On v2 an empty cpuset follows the parent's, and the root has none to copy.
+        return Ok(());
+    }
     cpuset::inherit(dir).map_err(|e| failed("initialise", dir, e))
 }
 
