@@ -386,6 +386,7 @@ impl Supervisor {
 
     async fn supervise(&mut self, mut living: Living) {
         let status = self.until_main_is_over(&mut living).await;
+        self.sessions.close();
         self.tell(&living, Phase::Draining);
         let result = self.conclude(&mut living, status).await;
         self.tell(&living, Phase::Over(result));

@@ -6,8 +6,10 @@
 //! [`holdfast_wire::executor_v1::TaskSpec`].
 
 pub mod access;
+pub mod capability;
 pub mod command;
 pub mod environment;
+pub mod isolation;
 pub mod output;
 pub mod plan;
 mod retry;

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/nomad/client/lib/cgroupslib"
 	"github.com/hashicorp/nomad/client/lib/cpustats"
 	"github.com/hashicorp/nomad/drivers/shared/executor"
 	"github.com/hashicorp/nomad/helper/testlog"
@@ -298,6 +300,97 @@ func TestExecutorRunsCommandsInTheTask_X2(t *testing.T) {
 	must.ErrorContains(t, err, "deadline exceeded")
 	must.True(t, processes.Alive(pid))
 	must.NoError(t, s.UpdateResources(s.command("").Resources))
+	s.leave()
+}
+
+// ExecScript keeps the end of what a check says, as much as the client shows.
+func TestExecutorKeepsTheEndOfALongOutput_X2(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	s.launch("sleep 1000")
+	script := "i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo line $i; done; exit 3"
+	out, code, err := s.Exec(time.Now().Add(patience), "/bin/sh", []string{"-c", script})
+	must.NoError(t, err)
+	must.Eq(t, 3, code)
+	var whole strings.Builder
+	for i := 1; i <= 5000; i++ {
+		fmt.Fprintf(&whole, "line %d\n", i)
+	}
+	said := whole.String()
+	must.Eq(t, said[len(said)-drivers.CheckBufSize:], string(out))
+	s.leave()
+}
+
+// DestroyCgroup of the interface: what is in the task's cgroup dies with it, however it got away from its parent, and asking twice is
+// no error.
+func TestExecutorDestroysTheTasksCgroup(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	s.launch(`for i in 1 2 3; do (setsid sh -c 'trap "" INT TERM HUP; sleep 1000 & wait' &) ; done; echo ready; exec sleep 1000`)
+	s.says("ready")
+	eventually(t, "the daemons", func() error {
+		if left := len(processes.Holding(s.allocID)); left < 7 {
+			return fmt.Errorf("%d processes", left)
+		}
+		return nil
+	})
+	must.NoError(t, s.Shutdown("SIGTERM", 5*time.Second))
+	must.Eq(t, int(syscall.SIGTERM), s.wait().Signal)
+	must.NoError(t, s.Shutdown("SIGTERM", 5*time.Second))
+	must.NoError(t, s.Shutdown("", 0))
+	s.leave()
+}
+
+func TestExecutorUpdatesTheLimitsOfALivingTask(t *testing.T) {
+	t.Parallel()
+	if !cgroups.Available() {
+		t.Fatal("needs root and cgroups")
+	}
+	s := serve(t)
+	must.Error(t, s.UpdateResources(s.command("").Resources), must.Sprint("there is no task yet"))
+	pid := s.launch("sleep 1000")
+	must.Eq(t, 128<<20, s.memoryLimit())
+	resources := s.command("").Resources
+	resources.NomadResources.Memory.MemoryMB = 64
+	must.NoError(t, s.UpdateResources(resources))
+	must.Eq(t, 64<<20, s.memoryLimit())
+	must.NoError(t, s.UpdateResources(nil), must.Sprint("nothing said, nothing changed"))
+	must.Eq(t, 64<<20, s.memoryLimit())
+	must.True(t, processes.Alive(pid))
+	s.leave()
+}
+
+// memoryLimit is what the kernel holds, in bytes.
+func (s *served) memoryLimit() int {
+	s.t.Helper()
+	path := filepath.Join(cgroups.Scope("memory", s.allocID, "main"), "memory.limit_in_bytes")
+	if cgroupslib.GetMode() == cgroupslib.CG2 {
+		path = filepath.Join(s.scope.Path, "memory.max")
+	}
+	said, err := os.ReadFile(path)
+	must.NoError(s.t, err)
+	limit, err := strconv.Atoi(strings.TrimSpace(string(said)))
+	must.NoError(s.t, err)
+	return limit
+}
+
+func TestExecutorRefusesWordsThatNameNothing(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	command := s.command("exit 0")
+	command.ModePID = "alone"
+	_, err := s.Launch(command)
+	must.ErrorContains(t, err, `pid_mode must be "private" or "host", got "alone"`)
+	command = s.command("exit 0")
+	command.Capabilities = []string{"CAP_CHOWN", "CAP_FLY"}
+	_, err = s.Launch(command)
+	must.ErrorContains(t, err, `capability "CAP_FLY"`)
+	// Every one that Nomad's own executor would list is known.
+	command.Capabilities = executor.SupportedCaps(true)
+	command.ModePID = executor.IsolationMode(executor.IsolationModePrivate, executor.IsolationModeHost)
+	_, err = s.Launch(command)
+	must.NoError(t, err)
+	must.Eq(t, 0, s.wait().ExitCode)
 	s.leave()
 }
 

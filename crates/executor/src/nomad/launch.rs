@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use holdfast_cgroup::{Scope, ScopeError, Version};
+use holdfast_cgroup::{Limits, Scope, ScopeError, Version};
+use holdfast_sandbox::capability;
+use holdfast_sandbox::isolation::{IsolationMode, IsolationModeError};
 use holdfast_sandbox::{
     Arguments, DeniedIds, Environment, LogCollection, Placement, PlanError, Resolver, TaskOptions, TaskPlan,
 };
@@ -21,6 +23,15 @@ pub enum RequestError {
     /// The text is the built-in's.
     #[error("unable to configure cgroups: {0}")]
     Cgroups(#[from] ScopeError),
+    /// See [`IsolationModeError`].
+    #[error(transparent)]
+    IsolationMode(#[from] IsolationModeError),
+    /// The kernel has no capability of this name.
+    #[error("capability {0:?} is not known to this kernel")]
+    Capability(String),
+    /// The kernel does not say which it has.
+    #[error("finding the kernel's capabilities: {0}")]
+    Capabilities(std::io::Error),
     /// See [`PlanError`].
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -59,39 +70,32 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
         oom_score_adj,
         work_dir,
     } = request;
+    let pid_mode = IsolationMode::of("pid_mode", "", &default_pid_mode)?;
+    let ipc_mode = IsolationMode::of("ipc_mode", "", &default_ipc_mode)?;
+    for name in allow_caps.iter().chain(&capabilities) {
+        let known = capability::canonical(name).map_err(RequestError::Capabilities)?;
+        known.ok_or_else(|| RequestError::Capability(name.clone()))?;
+    }
     let ignored = [
         ("mounts", !mounts.is_empty()),
         ("devices", !devices.is_empty()),
         ("no_pivot_root", no_pivot_root),
-        ("default_pid_mode", default_pid_mode == "private"),
-        ("default_ipc_mode", default_ipc_mode == "private"),
+        ("default_pid_mode", pid_mode == Some(IsolationMode::Private)),
+        ("default_ipc_mode", ipc_mode == Some(IsolationMode::Private)),
         ("capabilities", !allow_caps.is_empty() || !capabilities.is_empty()),
     ];
     for (what, _) in ignored.iter().filter(|(_, given)| *given) {
         log::line(&format!("{what} means nothing without isolation and is ignored"));
     }
     let (alloc_id, task_name) = names_of(&task_dir);
-    let Resources {
-        allocated_resources,
-        linux_resources,
-        ports: _,
-    } = resources.unwrap_or_default();
-    let AllocatedTaskResources {
-        cpu: _,
-        memory,
-        networks: _,
-    } = allocated_resources.unwrap_or_default();
-    // The agent's own driver says nothing of memory if the agent said nothing of Linux.
-    let AllocatedMemoryResources {
-        memory_mb,
-        memory_max_mb,
-    } = memory.filter(|_| linux_resources.is_some()).unwrap_or_default();
-    let LinuxResources {
+    let resources = resources.unwrap_or_default();
+    let Said {
+        memory_mib,
+        memory_max_mib,
         cpu_shares,
         cpuset_cpus,
         cpuset_cgroup,
-        ..
-    } = linux_resources.unwrap_or_default();
+    } = Said::of(&resources);
     let scope = scope(
         &cpuset_cgroup,
         &alloc_id,
@@ -116,8 +120,8 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
         oom_score_adj: i64::from(oom_score_adj),
         network_namespace: network_isolation.map(|NetworkIsolationSpec { path, .. }| path),
         placement: scope.map(placement).unwrap_or_default(),
-        memory_mib: memory_mb,
-        memory_max_mib: memory_max_mb,
+        memory_mib,
+        memory_max_mib,
         cpu_shares,
         cpuset_cpus,
         search_path: std::env::var_os("PATH"),
@@ -125,6 +129,54 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
     };
     let plan = TaskPlan::build(options, &Resolver::system(), &DeniedIds::default())?;
     Ok(plan.into())
+}
+
+/// What resources say of limits.
+struct Said {
+    memory_mib: i64,
+    memory_max_mib: i64,
+    cpu_shares: i64,
+    cpuset_cpus: String,
+    cpuset_cgroup: String,
+}
+
+impl Said {
+    fn of(resources: &Resources) -> Self {
+        let Resources {
+            allocated_resources,
+            linux_resources,
+            ports: _,
+        } = resources.clone();
+        let AllocatedTaskResources {
+            cpu: _,
+            memory,
+            networks: _,
+        } = allocated_resources.unwrap_or_default();
+        // The agent's own driver says nothing of memory if the agent said nothing of Linux.
+        let AllocatedMemoryResources {
+            memory_mb: memory_mib,
+            memory_max_mb: memory_max_mib,
+        } = memory.filter(|_| linux_resources.is_some()).unwrap_or_default();
+        let LinuxResources {
+            cpu_shares,
+            cpuset_cpus,
+            cpuset_cgroup,
+            ..
+        } = linux_resources.unwrap_or_default();
+        Self {
+            memory_mib,
+            memory_max_mib,
+            cpu_shares,
+            cpuset_cpus,
+            cpuset_cgroup,
+        }
+    }
+}
+
+/// Limits of resources, for a task that lives.
+pub fn limits_of(resources: &Resources) -> Limits {
+    let said = Said::of(resources);
+    Limits::of_resources(said.memory_mib, said.memory_max_mib, said.cpu_shares, &said.cpuset_cpus)
 }
 
 /// Allocation and task, from `<alloc_dir>/<alloc>/<task>`, as Nomad's executor takes them.
@@ -225,6 +277,25 @@ mod tests {
         assert!(spec.stdout.is_some());
         assert_eq!(spec.oom_score_adj, 7);
         assert_eq!(spec.placement.unwrap().join, Vec::<String>::new());
+    }
+
+    #[test]
+    fn words_that_name_nothing_are_refused_whatever_the_isolation() {
+        let alloc = tempfile::tempdir().unwrap();
+        let refusal = |request| task_of(request, "t").unwrap_err().to_string();
+        let mode = LaunchRequest {
+            default_ipc_mode: "alone".into(),
+            ..request(alloc.path())
+        };
+        assert_eq!(refusal(mode), "ipc_mode must be \"private\" or \"host\", got \"alone\"");
+        let capability = LaunchRequest {
+            capabilities: vec!["CAP_CHOWN".into(), "CAP_FLY".into()],
+            ..request(alloc.path())
+        };
+        assert_eq!(
+            refusal(capability),
+            "capability \"CAP_FLY\" is not known to this kernel"
+        );
     }
 
     #[test]

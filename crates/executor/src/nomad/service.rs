@@ -22,7 +22,7 @@ use super::stats::{DEFAULT_INTERVAL, Meter};
 use super::{launch, session};
 use crate::service::Service;
 use crate::session::SessionError;
-use crate::supervisor::{Command, Phase, Snapshot, Stop};
+use crate::supervisor::{Command, Phase, Refusal, Snapshot, Stop};
 
 /// What Nomad's executor calls itself since 0.9; its client asks before anything else.
 const VERSION: &str = "2.0.0";
@@ -111,8 +111,24 @@ impl Executor for NomadExecutor {
         Ok(Response::new(ShutdownResponse {}))
     }
 
-    /// A no-op in the built-in too.
-    async fn update_resources(&self, _: Request<UpdateResourcesRequest>) -> Answer<UpdateResourcesResponse> {
+    /// A no-op in the built-in; the interface promises more. A task without cgroups of its own has no limits to change.
+    async fn update_resources(&self, request: Request<UpdateResourcesRequest>) -> Answer<UpdateResourcesResponse> {
+        self.main()?;
+        let Some(resources) = request.into_inner().resources else {
+            return Ok(Response::new(UpdateResourcesResponse {}));
+        };
+        let limits = launch::limits_of(&resources);
+        let updated = self
+            .service
+            .ask(|reply| Command::Update(Box::new(limits), reply))
+            .await
+            .map_err(|status| failed(status.message()))?;
+        match updated {
+            Ok(warnings) if warnings.is_empty() => {}
+            Ok(warnings) => return Err(failed(warnings.join("; "))),
+            Err(Refusal::NoCgroup(_)) => {}
+            Err(refusal) => return Err(failed(refusal)),
+        }
         Ok(Response::new(UpdateResourcesResponse {}))
     }
 
@@ -194,7 +210,7 @@ impl Executor for NomadExecutor {
         let ran = ran.await.map_err(failed)?;
         Ok(Response::new(ExecResponse {
             output: ran.output,
-            exit_code: ran.exit.map_or(-1, session::exit_code),
+            exit_code: ran.exit.map_or(-1, |exit| session::exit_result(exit).exit_code),
         }))
     }
 

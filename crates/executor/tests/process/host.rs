@@ -18,11 +18,6 @@ use holdfast_wire::executor_v1::{
 /// Bound of every wait for something that must happen. No test asserts how long a thing takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The cgroup parent of all tasks of this test process.
-fn cgroup_parent() -> String {
-    format!("holdfast-executor-test-{}", std::process::id())
-}
-
 pub fn is_root() -> bool {
     holdfast_sys::process::effective_uid() == 0
 }
@@ -31,6 +26,8 @@ pub fn is_root() -> bool {
 pub struct Host {
     state: tempfile::TempDir,
     scopes: Vec<Scope>,
+    /// Of this test alone, so that no other test's end removes it from under a task that is about to enter.
+    cgroup_parent: String,
 }
 
 /// A supervision directory with its intent.
@@ -42,15 +39,18 @@ pub struct Task {
 }
 
 static TASKS: AtomicU64 = AtomicU64::new(0);
+static HOSTS: AtomicU64 = AtomicU64::new(0);
 
 impl Host {
     pub fn new() -> Self {
         let state = tempfile::Builder::new().prefix("hf").tempdir().unwrap();
         // Tasks of other users must reach their working directories.
         fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let number = HOSTS.fetch_add(1, Ordering::Relaxed);
         Self {
             state,
             scopes: Vec::new(),
+            cgroup_parent: format!("holdfast-executor-test-{}-{number}", std::process::id()),
         }
     }
 
@@ -91,7 +91,7 @@ impl Host {
             return spec;
         };
         let root = Path::new(holdfast_cgroup::ROOT);
-        let parent = cgroup_parent();
+        let parent = &self.cgroup_parent;
         let path = match version {
             Version::V1 => root.join("cpuset").join(parent).join("share"),
             Version::V2 => root
@@ -181,7 +181,7 @@ impl Drop for Host {
         }
         for scope in &self.scopes {
             let _ = scope.remove();
-            let parent = cgroup_parent();
+            let parent = &self.cgroup_parent;
             for dir in &scope.join {
                 let below = |dir: &&Path| dir.components().any(|part| part.as_os_str() == parent.as_str());
                 for dir in dir.ancestors().take_while(below) {
