@@ -270,7 +270,10 @@ mod tests {
         drop(follower);
         assert_eq!(board.watched(), 0);
         let nowhere = board.follow(&root.path().join("nowhere"));
-        assert!(nowhere.watch.is_none(), "there is nothing to watch, and that is no failure of the task");
+        assert!(
+            nowhere.watch.is_none(),
+            "there is nothing to watch, and that is no failure of the task"
+        );
     }
 
     #[tokio::test]
