@@ -31,7 +31,7 @@ pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
 pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};
 pub use pressure::{Percent, Pressure, Stall, Stalls};
 pub use refusal::{Controller, LimitError, Refusal};
-pub use sampler::{IoUsage, Sample, SampleError, Sampler};
+pub use sampler::{IoUsage, Sample, SampleError, Sampler, Signs};
 pub use scope::{Scope, ScopeError};
 pub use session::SessionScope;
 pub use shared::shared_dirs;

@@ -47,6 +47,23 @@ pub struct Sample {
     pub pressure: Pressure,
 }
 
+/// By which it can be told that a task did something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// [`Sample::total`].
+    pub total: Option<Duration>,
+    /// [`Sample::usage`].
+    pub usage: Option<u64>,
+}
+
+impl Signs {
+    /// Those of a sample.
+    pub fn of(sample: &Sample) -> Signs {
+        let Sample { total, usage, .. } = *sample;
+        Signs { total, usage }
+    }
+}
+
 /// Input and output of block devices, over all devices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IoUsage {
@@ -238,13 +255,14 @@ impl Sampler {
         self.read(|_| true)
     }
 
-    /// [`Sample::total`] alone, from one file. A task that has used none since its last sample has done nothing else either: its
-    /// counters stand still, and its memory shrinks at most, by the kernel's hand.
-    pub fn cpu_time(&mut self) -> Result<Option<Duration>, SampleError> {
-        let holder = ["cpuacct.usage", "cpu.stat"]
-            .into_iter()
-            .find(|name| self.sources.iter().any(|source| source.name == *name));
-        self.read(|name| Some(name) == holder).map(|sample| sample.total)
+    /// [`Sample::total`] and [`Sample::usage`] alone, from a small file each. A task with the same as before has done nothing, and
+    /// nothing was taken from it: all else is as it was, too.
+    pub fn signs(&mut self) -> Result<Signs, SampleError> {
+        let holds_time = |name: &str| self.sources.iter().any(|source| source.name == name);
+        let time = ["cpuacct.usage", "cpu.stat"].into_iter().find(|name| holds_time(name));
+        let sample =
+            self.read(|name| Some(name) == time || matches!(name, "memory.usage_in_bytes" | "memory.current"))?;
+        Ok(Signs::of(&sample))
     }
 
     fn read(&mut self, is_wanted: impl Fn(&str) -> bool) -> Result<Sample, SampleError> {
@@ -311,7 +329,7 @@ mod tests {
             ..Sample::default()
         };
         assert_eq!(sampler.sample().unwrap(), expected);
-        assert_eq!(sampler.cpu_time().unwrap(), expected.total);
+        assert_eq!(sampler.signs().unwrap(), Signs::of(&expected));
         fs::write(scope.path().join("memory.current"), "351\n").unwrap();
         assert_eq!(sampler.sample().unwrap().usage, Some(351));
     }
@@ -436,6 +454,6 @@ mod tests {
         assert_eq!(sample.user, Some(Duration::from_nanos(3000)));
         assert_eq!(sample.system, Some(Duration::from_nanos(2000)));
         let mut sampler = Sampler::open(Version::V1, &[cpuacct.path().to_owned()]);
-        assert_eq!(sampler.cpu_time().unwrap(), sample.total);
+        assert_eq!(sampler.signs().unwrap(), Signs::of(&sample));
     }
 }

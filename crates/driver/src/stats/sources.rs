@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
-use holdfast_cgroup::{Sample, SampleError, Sampler, Version};
+use holdfast_cgroup::{Sample, SampleError, Sampler, Signs, Version};
 use nix::errno::Errno;
 
 /// What one task's files cost on v1 at most.
@@ -91,9 +90,9 @@ impl Source {
         self.with(Sampler::sample)
     }
 
-    /// [`Sampler::cpu_time`].
-    pub fn cpu_time(&self) -> Result<Option<Duration>, SampleError> {
-        self.with(Sampler::cpu_time)
+    /// [`Sampler::signs`].
+    pub fn signs(&self) -> Result<Signs, SampleError> {
+        self.with(Sampler::signs)
     }
 
     fn with<T>(&self, read: impl FnOnce(&mut Sampler) -> Result<T, SampleError>) -> Result<T, SampleError> {
@@ -119,6 +118,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use super::*;
 
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(sources.open.load(Ordering::Relaxed), 2);
         assert_eq!(first.sample().unwrap(), second.sample().unwrap());
         drop(first);
-        assert_eq!(second.cpu_time().unwrap(), Some(Duration::from_nanos(5)));
+        assert_eq!(second.signs().unwrap().total, Some(Duration::from_nanos(5)));
         drop(second);
         assert_eq!(sources.open.load(Ordering::Relaxed), 0);
     }

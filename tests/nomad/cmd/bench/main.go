@@ -23,6 +23,8 @@ type settings struct {
 	Tasks  int           `json:"tasks"`
 	Calls  int           `json:"calls"`
 	Stops  int           `json:"stops"`
+	// Sampled tasks each have a stream of samples.
+	Sampled int `json:"sampled"`
 }
 
 func main() {
@@ -37,7 +39,12 @@ func main() {
 	flag.IntVar(&set.Tasks, "tasks", 50, "living tasks whose memory is measured")
 	flag.IntVar(&set.Calls, "calls", 50, "ExecTask, InspectTask and first-sample calls")
 	flag.IntVar(&set.Stops, "stops", 10, "StopTask calls")
+	flag.IntVar(&set.Sampled, "sampled", 200, "living tasks that are sampled once a second; 0: none")
+	long := flag.Bool("long", false, "sample as many tasks as the promise is made for")
 	flag.Parse()
+	if *long {
+		set.Sampled = sampledAt
+	}
 
 	ok, err := run(*driver, *nomad, *output, *check, set)
 	if err != nil {

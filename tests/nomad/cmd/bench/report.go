@@ -16,6 +16,8 @@ const (
 	atTasks       = 50
 	startFraction = 4
 	maxStop       = 50 * time.Millisecond
+	// Percent of one core at sampledAt tasks.
+	maxSampling = 2.0
 )
 
 // Times of many equal calls.
@@ -53,7 +55,9 @@ type Results struct {
 	MemoryWithLogs processes.Memory `json:"memory_per_task_with_log_process"`
 	// Plugin is the plugin process itself.
 	Plugin processes.Memory `json:"memory_of_plugin"`
-	Leaked []string         `json:"leaked"`
+	// Sampling is measured for Holdfast alone.
+	Sampling Sampling `json:"sampling"`
+	Leaked   []string `json:"leaked"`
 }
 
 // Report is a whole run.
@@ -102,6 +106,13 @@ func (r Report) print(out io.Writer) {
 	memory(fmt.Sprintf("supervision of a task at %d tasks", r.Settings.Tasks), h.Memory, n.Memory)
 	memory("the same with its log process", h.MemoryWithLogs, n.MemoryWithLogs)
 	memory("plugin process", h.Plugin, n.Plugin)
+	if sampling := h.Sampling; sampling.Tasks > 0 {
+		of := func(used time.Duration) float64 { return 100 * float64(used) / float64(sampling.Window) }
+		fmt.Fprintf(table, "sampling %d tasks each second: plugin\t%.2f %% of a core\t\t\t\t\n", sampling.Tasks, of(sampling.Driver))
+		fmt.Fprintf(table, "executors and inits\t%.2f %% of a core\t\t\t\t\n", of(sampling.Helpers))
+		fmt.Fprintf(table, "together, for %d tasks\t%.2f %% of a core\t\t\t\t\n", sampledAt, sampling.percent())
+		fmt.Fprintf(table, "samples\t%d of %d\t\t\t\t\n", sampling.Samples, sampling.Expected)
+	}
 	fmt.Fprintf(table, "processes beside a task\t%.1f\t%.1f\t\t\t\n", h.Helpers, n.Helpers)
 	fmt.Fprintf(table, "leaked\t%d\t%d\t\t\t\n", len(h.Leaked), len(n.Leaked))
 	fmt.Fprintf(table, "floor: two fork-and-exec, p50\t%s\t\t\t\t\n", milliseconds(r.Floor.Times.P50))
@@ -131,6 +142,18 @@ func (r Report) broken() []string {
 	}
 	if h.Stop.P50 >= maxStop {
 		broken = append(broken, fmt.Sprintf("StopTask p50 is %s, not under %s", milliseconds(h.Stop.P50), maxStop))
+	}
+	if sampling := h.Sampling; sampling.Tasks == 0 {
+		broken = append(broken, "sampling was not measured")
+	} else {
+		if percent := sampling.percent(); percent > maxSampling {
+			broken = append(broken, fmt.Sprintf("sampling %d tasks each second takes %.2f %% of a core, more than %.0f %%",
+				sampledAt, percent, maxSampling))
+		}
+		// A second may end between two samples.
+		if sampling.Samples < sampling.Expected-sampling.Tasks {
+			broken = append(broken, fmt.Sprintf("only %d of %d samples came", sampling.Samples, sampling.Expected))
+		}
 	}
 	if len(h.Leaked) > 0 {
 		broken = append(broken, fmt.Sprintf("%d things leaked", len(h.Leaked)))

@@ -34,6 +34,7 @@ var steps = []struct {
 	{"calls on a task", callsOnATask},
 	{"StopTask", stops},
 	{"memory of living tasks, RecoverTask", livingTasks},
+	{"CPU time of sampling", sampling},
 	{"what is left", leftovers},
 }
 

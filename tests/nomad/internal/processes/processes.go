@@ -84,6 +84,29 @@ func Identity(pid int) string {
 	return fmt.Sprintf("%d@%s", pid, fields[19])
 }
 
+// CPUTime is what a process has used so far, in user mode and in the kernel, its dead threads included.
+func CPUTime(pid int) (time.Duration, error) {
+	const tick = 10 * time.Millisecond
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// Fields 14 and 15 of proc_pid_stat(5); the first one here is the third.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat is cut off", pid)
+	}
+	var ticks int64
+	for _, field := range fields[11:13] {
+		count, err := strconv.ParseInt(string(field), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+		}
+		ticks += count
+	}
+	return time.Duration(ticks) * tick, nil
+}
+
 // Children lists a process's direct children.
 func Children(pid int) []int {
 	var children []int
