@@ -4,6 +4,7 @@
 //! asynchronous one, and the [`pump`], which writes the output.
 
 pub mod adopt;
+pub mod beneath;
 pub mod children;
 pub mod cli;
 pub mod client;
@@ -13,7 +14,9 @@ pub mod launch;
 pub mod log;
 pub mod nomad;
 pub mod output;
+pub mod overflow;
 pub mod pump;
+pub mod rotation;
 pub mod server;
 pub mod service;
 pub mod session;

@@ -569,6 +569,9 @@ impl Supervisor {
         if !matches!(drained, Ok(Ok(_))) {
             log::line("the last output could not be written in time; it is lost");
         }
+        if let Some((message, _)) = crate::pump::tell(&living.pump.losses()) {
+            log::line(&message);
+        }
         let scope = living.scope.as_deref();
         let kills = scope
             .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
