@@ -8,6 +8,7 @@ pub mod beneath;
 pub mod children;
 pub mod cli;
 pub mod client;
+pub mod drain;
 pub mod foreground;
 pub mod init_binary;
 pub mod launch;

@@ -8,6 +8,7 @@ mod launch;
 mod output;
 mod output_agent;
 mod output_disk;
+mod output_drain;
 mod output_speed;
 mod run;
 mod serve;
