@@ -40,7 +40,7 @@ use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched, Supervision};
 use crate::pump::Pump;
 use crate::session::{Context, Sessions};
-use crate::{children, log, task};
+use crate::{children, drain, log, pump, task};
 
 /// How long an executor without a committed task stays.
 pub const COMMIT_BOUND: Duration = Duration::from_secs(30);
@@ -473,6 +473,11 @@ impl Supervisor {
                 _ = ended(living.main_ended.as_ref()), if main_lives => main_is_over = true,
                 // Then it is looked for another.
                 _ = ended(living.other.as_ref()), if !main_lives => living.other = None,
+                losses = living.pump.overflowed() => {
+                    if let Some((message, annotations)) = pump::tell(&losses) {
+                        living.notices.tell(&self.dir, &message, annotations, |_| {});
+                    }
+                },
                 () = until(living.stop_due) => self.step_of_stop(living),
                 () = until(living.runtime_until) => self.time_out(living),
                 () = until(living.dying_until) => {
@@ -738,15 +743,18 @@ impl Supervisor {
         let started_at_ms = living.record.started_at_ms;
         let mut result = TaskResult::new(status, main_oom_killed, started_at_ms, finished_at_ms);
         result.timed_out = living.record.stop.as_ref().is_some_and(|stop| stop.timed_out);
-        self.write_result(living, &result).await;
-        if leaves && has_stragglers(living) {
-            self.leave_stragglers(living);
-            return result;
+        if let Some((message, annotations)) = pump::tell(&living.pump.losses()) {
+            living.notices.tell(&self.dir, &message, annotations, |_| {});
         }
+        let stragglers_go_on = leaves && has_stragglers(living);
+        if stragglers_go_on {
+            self.leave_stragglers(living).await;
+        }
+        self.write_result(living, &result).await;
         if let Some((init, _)) = living.init.take() {
             let _ = init.send_signal(libc::SIGKILL);
         }
-        if let Some(scope) = living.scope.as_deref()
+        if let Some(scope) = living.scope.as_deref().filter(|_| !stragglers_go_on)
             && let Err(e) = scope.remove()
         {
             log::line(&e.to_string());
@@ -754,11 +762,13 @@ impl Supervisor {
         result
     }
 
-    /// They go on without an executor, in the cgroups that are theirs now.
-    fn leave_stragglers(&self, living: &mut Living) {
+    /// They go on in the cgroups that are theirs now. Their output is written on by another process, since this one leaves with the
+    /// task; it takes the FIFOs over while the init still holds them.
+    async fn leave_stragglers(&self, living: &Living) {
         log::line("what the main process has left goes on");
-        if let Some((init, _)) = living.init.take() {
-            let _ = init.send_signal(libc::SIGKILL);
+        let program = std::path::Path::new(drain::SELF);
+        if let Err(e) = drain::start(program, &self.dir, &living.plan, &living.pump).await {
+            log::line(&format!("the output of what is left is lost: {e}"));
         }
     }
 
