@@ -9,4 +9,7 @@ mod output;
 mod run;
 mod serve;
 mod session;
+mod session_many;
+mod session_rules;
+mod session_stream;
 mod stop;
