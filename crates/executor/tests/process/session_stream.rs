@@ -2,7 +2,7 @@
 
 use holdfast_wire::executor_v1::{ExecInput, ExecSetup, TerminalSize, exec_input};
 
-use crate::host::{Host, is_root, lives, text};
+use crate::host::{Host, eventually, gone, is_root, lives, text};
 use crate::session::{Session, exec};
 use crate::session_many::sessions_gone;
 use crate::stop::kill_now;
@@ -198,13 +198,113 @@ async fn a_message_that_is_none_ends_its_own_session_and_nothing_else() {
             let status = session.refusal().await;
             assert_eq!(status.code(), tonic::Code::InvalidArgument);
             assert!(status.message().contains(expected), "{status}");
-            crate::host::gone(pid);
+            gone(pid);
         }
     }
     bystander.send(stdin(b"still here")).await;
     bystander.send(STDIN_CLOSE).await;
     assert_eq!(bystander.exit().await.exit_code, 0);
     assert_eq!(text(&bystander.stdout), "ready\nstill here");
+    assert!(lives(launched.main.unwrap().pid));
+    kill_now(peer).await;
+    host.nothing_left();
+}
+
+/// A frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A message as gRPC frames it.
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+}
+
+/// A field of a message with a length (protocol buffers, wire type 2).
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
+}
+
+/// The headers of a call, then its setup.
+fn opening(stream: u32, script: &str) -> Vec<u8> {
+    const POST: u8 = 0x83;
+    const HTTP: u8 = 0x86;
+    let header = |name: &str, value: &str| {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [vec![0], text(name), text(value)].concat()
+    };
+    let headers = [
+        vec![POST, HTTP],
+        header(":path", "/holdfast.executor.v1.Executor/ExecStream"),
+        header(":authority", "executor"),
+        header("content-type", "application/grpc"),
+        header("te", "trailers"),
+    ]
+    .concat();
+    let setup: Vec<u8> = ["/bin/sh", "-c", script]
+        .iter()
+        .flat_map(|part| field(1, part.as_bytes()))
+        .collect();
+    [
+        frame(HEADERS, END_HEADERS, stream, &headers),
+        frame(DATA, 0, stream, &framed(&field(1, &setup))),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_message_end_their_own_stream_and_nothing_else() {
+    use std::io::Write;
+    let mut host = Host::new();
+    let task = host.task("main");
+    let spec = host.scoped(task.shell("exec sleep 1000"));
+    let (peer, launched) = host.launch(&task, spec).await;
+    let mut connection = std::os::unix::net::UnixStream::connect(task.dir.path().join("executor.sock")).unwrap();
+    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    connection.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+    let pid_of = |stream: u32| {
+        eventually("the session's pid", || {
+            let written = std::fs::read_to_string(task.logs.join(format!("pid-{stream}"))).unwrap_or_default();
+            written
+                .trim()
+                .parse::<i32>()
+                .map_err(|_| format!("{written:?} is no pid"))
+        })
+    };
+    let started = |connection: &mut std::os::unix::net::UnixStream, stream: u32| {
+        let script = format!("trap '' HUP; echo $$ > pid-{stream}; exec sleep 1000");
+        connection.write_all(&opening(stream, &script)).unwrap();
+        let pid = pid_of(stream);
+        assert!(lives(pid));
+        pid
+    };
+    let bystander = started(&mut connection, 1);
+    let garbage: [(&[u8], u8); 4] = [
+        // Not protocol buffers.
+        (&framed(&[0xff; 9]), 0),
+        // Compressed, and nobody has said how.
+        (&[1, 0, 0, 0, 1, 0], 0),
+        // Four gigabytes announced.
+        (&[0, 0xff, 0xff, 0xff, 0xff, 0], 0),
+        // The end of the stream within a message.
+        (&[0, 0, 0, 0, 9, 1], END_STREAM),
+    ];
+    for (stream, (bytes, flags)) in (3..).step_by(2).zip(garbage) {
+        let pid = started(&mut connection, stream);
+        connection.write_all(&frame(DATA, flags, stream, bytes)).unwrap();
+        gone(pid);
+        assert!(lives(bystander), "stream {stream}");
+    }
+    drop(connection);
+    gone(bystander);
     assert!(lives(launched.main.unwrap().pid));
     kill_now(peer).await;
     host.nothing_left();
