@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::interface;
-use crate::limits::{Limits, Writes};
+use crate::refusal::{Controller, Writes, holder};
 
 /// The agent's cgroup of all tasks without reserved cores.
 pub(crate) const SHARE: &str = "share";
@@ -12,19 +12,31 @@ pub(crate) const SHARE: &str = "share";
 const CPUS: &str = "cpuset.cpus";
 const MEMS: &str = "cpuset.mems";
 
-pub(crate) fn apply(dirs: &[PathBuf], limits: &Limits, writes: &mut Writes) {
-    let Some(cpus) = &limits.cpuset_cpus else { return };
-    match dirs.iter().find(|dir| dir.join(CPUS).exists()) {
-        // It belongs to every task without reserved cores, and the agent alone says what is in it.
-        Some(dir) if dir.ends_with(SHARE) => writes.refuse(dir, CPUS, cpus, "this cgroup is shared with other tasks"),
-        Some(dir) => writes.write(dir.join(CPUS), cpus),
-        None => writes.write_in(dirs, CPUS, cpus),
+pub(crate) fn apply(dirs: &[PathBuf], cpus: Option<&str>, mems: Option<&str>, writes: &mut Writes) {
+    for (file, value) in [(MEMS, mems), (CPUS, cpus)] {
+        let Some(value) = value else { continue };
+        match holder(dirs, file) {
+            // It belongs to every task without reserved cores, and the agent alone says what is in it.
+            Some(dir) if dir.ends_with(SHARE) => writes.refuse(
+                Controller::Cpuset,
+                &dir.join(file),
+                value,
+                "this cgroup is shared with other tasks",
+            ),
+            _ => {
+                writes.write_in(Controller::Cpuset, dirs, file, value);
+            }
+        }
     }
 }
 
 /// Gives a new cgroup the CPUs and memory nodes of its parent, without which no process may enter it (ENOSPC). Does nothing in
 /// other hierarchies, or where something is set.
 pub(crate) fn inherit(dir: &Path) -> io::Result<()> {
+    if dir.join("cgroup.controllers").exists() {
+        // On v2 an empty cpuset follows the parent's, and the root has none to copy.
+        return Ok(());
+    }
     for file in [CPUS, MEMS] {
         let own = dir.join(file);
         match interface::read(&own) {

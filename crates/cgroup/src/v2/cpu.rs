@@ -3,8 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::interface::keyed;
-use crate::limits::{Limits, Writes};
+use crate::CpuQuota;
+use crate::interface::{self, keyed, number};
+use crate::refusal::{Controller, Writes};
+
+/// The period of a cgroup for which none was set (cgroup-v2, cpu.max).
+const USUAL_PERIOD_US: &str = "100000";
 
 /// What cpu.stat says of the cgroup and all that ever was below it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,9 +37,45 @@ pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
-pub(crate) fn apply(scope: &Path, limits: &Limits, writes: &mut Writes) {
-    if let Some(shares) = limits.cpu_shares {
-        writes.write(scope.join("cpu.weight"), weight_of_shares(shares));
+pub(crate) fn apply_weight(scope: &Path, shares: Option<u64>, writes: &mut Writes) {
+    if let Some(shares) = shares {
+        writes.write(Controller::Cpu, scope, "cpu.weight", weight_of_shares(shares));
+    }
+}
+
+/// Quota and period go together. The burst may at no time be larger than the quota, so it is lowered before and raised after.
+pub(crate) fn apply_bandwidth(
+    scope: &Path,
+    quota: Option<CpuQuota>,
+    period_us: Option<u64>,
+    burst_us: Option<u64>,
+    writes: &mut Writes,
+) {
+    const MAX: &str = "cpu.max";
+    const BURST: &str = "cpu.max.burst";
+    let burst_now = || number(&interface::read(&scope.join(BURST)).ok()?);
+    let is_less = burst_us.is_some_and(|burst| burst_now().is_some_and(|now| burst < now));
+    let apply_burst = |writes: &mut Writes| {
+        if let Some(burst) = burst_us {
+            writes.write(Controller::Cpu, scope, BURST, burst);
+        }
+    };
+    if is_less {
+        apply_burst(writes);
+    }
+    if quota.is_some() || period_us.is_some() {
+        let now = interface::read(&scope.join(MAX)).unwrap_or_default();
+        let (quota_now, period_now) = now.split_once(' ').unwrap_or(("max", USUAL_PERIOD_US));
+        let quota = match quota {
+            Some(CpuQuota::Microseconds(microseconds)) => microseconds.to_string(),
+            Some(CpuQuota::Unlimited) => "max".to_owned(),
+            None => quota_now.to_owned(),
+        };
+        let period = period_us.map_or(period_now.to_owned(), |period| period.to_string());
+        writes.write(Controller::Cpu, scope, MAX, format!("{quota} {period}"));
+    }
+    if !is_less {
+        apply_burst(writes);
     }
 }
 

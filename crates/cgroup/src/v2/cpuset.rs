@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use crate::limits::{Limits, Writes};
+use crate::refusal::{Controller, Writes};
 
-pub(crate) fn apply(scope: &Path, limits: &Limits, writes: &mut Writes) {
-    if let Some(cpus) = &limits.cpuset_cpus {
-        writes.write(scope.join("cpuset.cpus"), cpus);
+pub(crate) fn apply(scope: &Path, cpus: Option<&str>, mems: Option<&str>, writes: &mut Writes) {
+    for (file, value) in [("cpuset.mems", mems), ("cpuset.cpus", cpus)] {
+        if let Some(value) = value {
+            writes.write(Controller::Cpuset, scope, file, value);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::MemoryMax;
 use crate::interface::{self, keyed};
-use crate::limits::{Limits, Writes};
+use crate::refusal::{Controller, Writes};
 
 /// What memory.stat says of the cgroup and all below it, in bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,15 +30,44 @@ pub(crate) fn oom_kills(dirs: &[PathBuf]) -> Option<u64> {
         .find_map(|dir| keyed(&interface::read(&dir.join("memory.events")).ok()?, "oom_kill"))
 }
 
-pub(crate) fn apply(scope: &Path, limits: &Limits, writes: &mut Writes) {
-    match limits.memory_max {
-        Some(MemoryMax::Bytes(bytes)) => writes.write(scope.join("memory.max"), bytes),
-        Some(MemoryMax::Unlimited) => writes.write(scope.join("memory.max"), "max"),
-        None => {}
+pub(crate) fn apply_max(scope: &Path, max: Option<MemoryMax>, writes: &mut Writes) {
+    apply_bound(scope, "memory.max", max, writes);
+}
+
+pub(crate) fn apply_high(scope: &Path, high: Option<MemoryMax>, writes: &mut Writes) {
+    apply_bound(scope, "memory.high", high, writes);
+}
+
+pub(crate) fn apply_swap(scope: &Path, swap: Option<MemoryMax>, writes: &mut Writes) {
+    apply_bound(scope, "memory.swap.max", swap, writes);
+}
+
+pub(crate) fn apply_low(scope: &Path, low: Option<u64>, writes: &mut Writes) {
+    if let Some(bytes) = low {
+        writes.write(Controller::Memory, scope, "memory.low", bytes);
     }
-    if let Some(bytes) = limits.memory_low {
-        writes.write(scope.join("memory.low"), bytes);
+}
+
+pub(crate) fn apply_oom_group(scope: &Path, oom_group: Option<bool>, writes: &mut Writes) {
+    if let Some(oom_group) = oom_group {
+        writes.write(Controller::Memory, scope, "memory.oom.group", u8::from(oom_group));
     }
+}
+
+/// v2 has nothing for it.
+pub(crate) fn apply_swappiness(swappiness: Option<u8>, writes: &mut Writes) {
+    if let Some(value) = swappiness {
+        let reason = "only cgroup v1 has this setting";
+        writes.refuse(Controller::Memory, Path::new("memory.swappiness"), value, reason);
+    }
+}
+
+fn apply_bound(scope: &Path, file: &str, bound: Option<MemoryMax>, writes: &mut Writes) {
+    match bound {
+        Some(MemoryMax::Bytes(bytes)) => writes.write(Controller::Memory, scope, file, bytes),
+        Some(MemoryMax::Unlimited) => writes.write(Controller::Memory, scope, file, "max"),
+        None => true,
+    };
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 mod adoption;
 mod by_hand;
+mod commands;
+mod ending;
 mod host;
 mod idle;
 mod launch;
 mod output;
+mod privileged;
 mod run;
 mod serve;
 mod session;
@@ -13,3 +16,4 @@ mod session_many;
 mod session_rules;
 mod session_stream;
 mod stop;
+mod v2;
