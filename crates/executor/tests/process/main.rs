@@ -16,5 +16,8 @@ mod privileged;
 mod run;
 mod serve;
 mod session;
+mod session_many;
+mod session_rules;
+mod session_stream;
 mod stop;
 mod v2;
