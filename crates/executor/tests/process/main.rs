@@ -6,6 +6,7 @@ mod ending;
 mod host;
 mod idle;
 mod launch;
+mod oom;
 mod output;
 mod run;
 mod serve;
