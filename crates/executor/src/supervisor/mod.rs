@@ -465,7 +465,7 @@ impl Supervisor {
                     None => self.kill(living),
                 },
                 read = living.events.read(&mut event), if main_lives && living.init.is_some() => {
-                    main_is_over = !matches!(read, Ok(_) if event[0] == holdfast_init::protocol::Event::Started as u8);
+                    main_is_over = read.is_err() || event[0] != holdfast_init::protocol::Event::Started as u8;
                 },
                 _ = ended(living.init.as_ref().map(|(_, ended)| ended)), if main_lives => {
                     log::line("the init died; the main process is watched without it");

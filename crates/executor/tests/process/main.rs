@@ -3,9 +3,12 @@
 mod adoption;
 mod by_hand;
 mod ending;
+mod ending_frozen;
 mod host;
 mod idle;
 mod launch;
+mod limits;
+mod limits_inherited;
 mod oom;
 mod output;
 mod run;
