@@ -31,9 +31,6 @@ use crate::task::{self, NamedSteps, Task, TaskError};
 /// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
 const START_BOUND: Duration = Duration::from_secs(30);
 
-/// A v1 hierarchy is mounted at `/sys/fs/cgroup/NAME`, by Nomad's rule: the root and four names.
-const HIERARCHY_DEPTH: usize = 5;
-
 /// A task whose main process runs.
 #[derive(Debug)]
 pub struct Launched {
@@ -128,9 +125,6 @@ fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Result<T, Lau
 pub struct Supervision {
     /// The init on disk.
     pub init_program: PathBuf,
-    /// Cgroups (v1) for this executor and the init, entered together with the main process's own: the kernel makes the first move
-    /// of a burst wait for a grace period, and only the first.
-    pub cgroups: Vec<PathBuf>,
 }
 
 /// Launches.
@@ -184,12 +178,11 @@ async fn clone_and_release(
         }
         _ => None,
     };
-    let join = if unified.is_some() {
-        Vec::new()
-    } else {
-        joined(scope.as_ref(), &supervision.cgroups)
+    let join = match &scope {
+        Some(scope) if unified.is_none() => scope.join.as_slice(),
+        _ => &[],
     };
-    let steps = main_steps(&task, &join);
+    let steps = main_steps(&task, join);
     let plan = preparing("preparing the steps", in_memory("plan"))?;
     let block = preparing("preparing the steps", steps.steps.as_bytes())?;
     preparing(
@@ -227,13 +220,8 @@ async fn clone_and_release(
     };
     drop((init_report, gate, exit, plan));
     let (pid, main) = cloned(report, dir, &steps).await?;
-    let executor = preparing("moving the executor", enter_shared(&supervision.cgroups, 0));
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
-    executor?;
-    if let Some(pid) = preparing("finding the init", init.pid())? {
-        preparing("moving the init", enter_shared(&supervision.cgroups, pid))?;
-    }
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
@@ -325,22 +313,6 @@ fn record_and_release(
 async fn early_end(events: &Registered, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
     let event = tokio::time::timeout(Duration::from_secs(1), first_event(events)).await;
     matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
-}
-
-/// Enters the executors' cgroups, making them again when the last other executor's agent has just removed them as empty.
-pub fn enter_shared(directories: &[PathBuf], pid: i32) -> io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match holdfast_cgroup::enter(directories, pid) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => {
-                tries += 1;
-                for directory in directories {
-                    std::fs::create_dir_all(directory)?;
-                }
-            }
-            entered => return entered,
-        }
-    }
 }
 
 /// Kills what a failed launch has cloned.
@@ -460,23 +432,13 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     File::open(path).map(Into::into)
 }
 
-/// What the main process joins on v1: its own cgroups, and the executors' in the hierarchies where it has none, lest it stay in the
-/// agent's unit there.
-fn joined(scope: Option<&Scope>, shared: &[PathBuf]) -> Vec<PathBuf> {
-    let own = scope.map(|scope| scope.join.clone()).unwrap_or_default();
-    let hierarchy = |path: &Path| path.components().take(HIERARCHY_DEPTH).collect::<PathBuf>();
-    let is_covered = |path: &&PathBuf| own.iter().any(|own| hierarchy(own) == hierarchy(path));
-    let rest: Vec<PathBuf> = shared.iter().filter(|path| !is_covered(path)).cloned().collect();
-    own.into_iter().chain(rest).collect()
-}
-
 /// The steps of the main process. On v2 it is cloned into its cgroup and joins none.
 fn main_steps(task: &Task, join: &[PathBuf]) -> NamedSteps {
     let plan = &task.plan;
     let mut named = NamedSteps::default();
     for directory in join {
-        let procs = holdfast_cgroup::procs_file(directory);
-        named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(procs));
+        let threads = holdfast_cgroup::threads_file(directory);
+        named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(threads));
     }
     if let Some(path) = &plan.network_namespace {
         named = named.then(path.clone(), |steps| steps.join_network_namespace(path));

@@ -85,10 +85,6 @@ pub fn launch_refused(refusal: &LaunchRefusal) -> Status {
     }
 }
 
-fn session_refused(error: &SessionError) -> Status {
-    Status::failed_precondition(error.to_string())
-}
-
 fn identity(identity: &ProcessIdentity) -> wire::ProcessIdentity {
     let ProcessIdentity {
         pid,
@@ -244,7 +240,7 @@ impl Executor for Service {
         let context = self.context().await?;
         let timeout = (timeout_ms > 0).then(|| bounded(timeout_ms));
         let ran = session::run(&context, &self.children, &self.sessions, &command, timeout).await;
-        ran.map(Response::new).map_err(|e| session_refused(&e))
+        ran.map(Response::new).map_err(|e| e.status())
     }
 
     type ExecStreamStream = Pin<Box<dyn Stream<Item = Result<wire::ExecOutput, Status>> + Send>>;
@@ -259,7 +255,7 @@ impl Executor for Service {
         };
         let wire::ExecSetup { command, tty } = setup;
         if command.is_empty() {
-            return Err(session_refused(&SessionError::NoCommand));
+            return Err(SessionError::NoCommand.status());
         }
         let context = self.context().await?;
         let (outbound, messages) = mpsc::channel(OUTBOUND);

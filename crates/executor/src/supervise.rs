@@ -1,6 +1,7 @@
 //! `holdfast-executor supervise DIR READY_FD [--adopt] [CGROUP...]`: what the driver starts. Not for people.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
-use crate::launch::{Supervision, enter_shared};
+use crate::launch::Supervision;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -32,10 +33,8 @@ struct Arguments {
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let arguments = parse(arguments)?;
     attributes::protect();
-    if arguments.adopt {
-        // A launch enters later, together with the main process.
-        enter_shared(&arguments.cgroups, 0).context("entering the executors' cgroup")?;
-    }
+    // While there is one thread. The init is born there, and the main process leaves it for its own.
+    enter(&arguments.cgroups).context("entering the executors' cgroup")?;
     process::set_child_subreaper().context("becoming a subreaper")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -61,6 +60,22 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Arguments> {
         adopt,
         cgroups: rest.map(PathBuf::from).collect(),
     })
+}
+
+/// Enters the executors' cgroups, making them again when the last other executor's agent has just removed them as empty.
+fn enter(directories: &[PathBuf]) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match holdfast_cgroup::enter_alone(directories) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => {
+                tries += 1;
+                for directory in directories {
+                    std::fs::create_dir_all(directory)?;
+                }
+            }
+            entered => return entered,
+        }
+    }
 }
 
 async fn supervise(arguments: Arguments) -> Result<()> {
@@ -103,10 +118,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     drop(arguments.ready);
     let supervisor = Supervisor {
         dir,
-        supervision: Supervision {
-            init_program,
-            cgroups: arguments.cgroups,
-        },
+        supervision: Supervision { init_program },
         children,
         sessions,
         commands: queue,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_executor::client::Peer;
+use holdfast_executor::nomad::session::exit_result;
 use holdfast_wire::executor_v1::{ExecRequest, ExecSetup, SignalRequest};
 use holdfast_wire::nomad_driver::driver_capabilities::{FsIsolation, MountConfigs};
 use holdfast_wire::nomad_driver::driver_server::Driver as DriverRpc;
@@ -285,7 +286,7 @@ impl DriverRpc for DriverService {
             .map_err(|status| session::ordinary(&status))?
             .into_inner();
         // Absent, the result would end the agent (contract, X-1).
-        let result = session::exit_result(answer.exit.unwrap_or_default());
+        let result = exit_result(answer.exit.unwrap_or_default());
         Ok(Response::new(ExecTaskResponse {
             stdout: answer.output,
             stderr: Vec::new(),

@@ -1,11 +1,9 @@
 //! Sessions: ExecTaskStreaming between the agent's messages and the executor's (contract, X-3).
 
 use holdfast_executor::client::Peer;
-use holdfast_wire::executor_v1::{self, ExecInput, ExecOutput, ExecSetup, exec_input, exec_output};
-use holdfast_wire::nomad_driver::{
-    ExecTaskStreamingIoOperation, ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult,
-    exec_task_streaming_request::TerminalSize,
-};
+use holdfast_executor::nomad::session::{inputs_of, response_of};
+use holdfast_wire::executor_v1::{ExecInput, ExecSetup, exec_input};
+use holdfast_wire::nomad_driver::{ExecTaskStreamingRequest, ExecTaskStreamingResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -87,122 +85,20 @@ pub fn ordinary(status: &Status) -> Status {
     Failure::Final(status.message().to_owned()).into()
 }
 
-fn inputs_of(request: ExecTaskStreamingRequest) -> Vec<exec_input::Message> {
-    // A second setup means nothing.
-    let ExecTaskStreamingRequest {
-        setup: _,
-        tty_size,
-        stdin,
-    } = request;
-    let mut messages = Vec::with_capacity(1);
-    if let Some(ExecTaskStreamingIoOperation { data, close }) = stdin {
-        if !data.is_empty() {
-            messages.push(exec_input::Message::Stdin(data));
-        }
-        if close {
-            messages.push(exec_input::Message::StdinClose(true));
-        }
-    }
-    if let Some(TerminalSize { height, width }) = tty_size {
-        let size = |n: i32| u32::try_from(n).unwrap_or(0);
-        messages.push(exec_input::Message::Size(executor_v1::TerminalSize {
-            rows: size(height),
-            columns: size(width),
-        }));
-    }
-    messages
-}
-
-fn response_of(output: ExecOutput) -> Option<ExecTaskStreamingResponse> {
-    let operation = |data, close| Some(ExecTaskStreamingIoOperation { data, close });
-    let mut response = ExecTaskStreamingResponse::default();
-    match output.message? {
-        exec_output::Message::Stdout(data) => response.stdout = operation(data, false),
-        exec_output::Message::Stderr(data) => response.stderr = operation(data, false),
-        exec_output::Message::StdoutClose(close) => response.stdout = operation(Vec::new(), close),
-        exec_output::Message::StderrClose(close) => response.stderr = operation(Vec::new(), close),
-        exec_output::Message::Exit(exit) => {
-            response.exited = true;
-            response.result = Some(exit_result(exit));
-        }
-    }
-    Some(response)
-}
-
-/// As the agent reads it: 128 + n and the number after a signal; -1 for a command that was killed at its time limit.
-pub fn exit_result(exit: executor_v1::SessionExit) -> ExitResult {
-    let executor_v1::SessionExit {
-        exit_code,
-        signal,
-        timed_out,
-    } = exit;
-    let exit_code = match (timed_out, signal) {
-        (true, _) => -1,
-        (false, 0) => exit_code,
-        (false, signal) => 128 + signal,
-    };
-    ExitResult {
-        exit_code,
-        signal,
-        oom_killed: false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn input_keeps_its_order_and_the_close_comes_last_x3() {
-        let request = ExecTaskStreamingRequest {
-            setup: None,
-            tty_size: Some(TerminalSize { height: 24, width: 80 }),
-            stdin: Some(ExecTaskStreamingIoOperation {
-                data: b"x".to_vec(),
-                close: true,
-            }),
-        };
-        assert_eq!(
-            inputs_of(request),
-            [
-                exec_input::Message::Stdin(b"x".to_vec()),
-                exec_input::Message::StdinClose(true),
-                exec_input::Message::Size(executor_v1::TerminalSize { rows: 24, columns: 80 }),
-            ]
-        );
-        assert!(inputs_of(ExecTaskStreamingRequest::default()).is_empty());
-    }
-
-    #[test]
-    fn the_end_is_one_message_with_a_result_x3() {
-        let exit = executor_v1::SessionExit {
-            exit_code: 3,
-            ..Default::default()
-        };
-        let output = ExecOutput {
-            message: Some(exec_output::Message::Exit(exit)),
-        };
-        let response = response_of(output).unwrap();
-        assert!(response.exited);
-        assert_eq!(response.result.unwrap().exit_code, 3);
-        let output = ExecOutput {
-            message: Some(exec_output::Message::StderrClose(true)),
-        };
-        assert!(response_of(output).unwrap().stderr.unwrap().close);
-    }
-
-    #[test]
-    fn a_signalled_session_is_told_as_a_signalled_task_w4() {
-        let exit = |exit_code, signal, timed_out| {
-            let result = exit_result(executor_v1::SessionExit {
-                exit_code,
-                signal,
-                timed_out,
-            });
-            (result.exit_code, result.signal)
-        };
-        assert_eq!(exit(5, 0, false), (5, 0));
-        assert_eq!(exit(0, 15, false), (143, 15));
-        assert_eq!(exit(0, 9, true), (-1, 9));
+    fn an_executors_refusal_is_never_taken_for_a_dead_plugin_i3() {
+        let text = "the task runs 4 sessions already, as many as max_sessions allows";
+        for status in [
+            Status::resource_exhausted(text),
+            Status::unavailable(text),
+            Status::cancelled(text),
+        ] {
+            let told = ordinary(&status);
+            assert_eq!((told.code(), told.message()), (tonic::Code::Unknown, text));
+        }
     }
 }

@@ -3,7 +3,7 @@
 mod launch;
 mod process_tree;
 mod service;
-mod session;
+pub mod session;
 mod stats;
 
 pub use service::NomadExecutor;

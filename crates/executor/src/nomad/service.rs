@@ -210,7 +210,7 @@ impl Executor for NomadExecutor {
         let ran = ran.await.map_err(failed)?;
         Ok(Response::new(ExecResponse {
             output: ran.output,
-            exit_code: ran.exit.map_or(-1, session::exit_code),
+            exit_code: ran.exit.map_or(-1, |exit| session::exit_result(exit).exit_code),
         }))
     }
 

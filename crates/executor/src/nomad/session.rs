@@ -1,4 +1,4 @@
-//! Sessions in Nomad's messages, which are the driver's (contract, X-3).
+//! Sessions in Nomad's messages, which are the driver's (contract, X-3): for this executor's service, and for the driver's.
 
 use holdfast_wire::executor_v1::{self, ExecInput, ExecOutput, exec_input, exec_output};
 use holdfast_wire::nomad_driver::{
@@ -10,13 +10,20 @@ use tonic::{Status, Streaming};
 
 /// The client's messages as a session takes them. A client that half-closes its side has not closed the input: it has a message
 /// for that.
-pub fn inputs(requests: Streaming<ExecTaskStreamingRequest>) -> impl Stream<Item = Result<ExecInput, Status>> {
+pub fn inputs(requests: Streaming<ExecTaskStreamingRequest>) -> impl Stream<Item = Result<ExecInput, Status>> + Unpin {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         let mut requests = requests;
-        while let Ok(Some(request)) = requests.message().await {
-            for message in inputs_of(request) {
-                if sender.send(Ok(ExecInput { message: Some(message) })).await.is_err() {
+        loop {
+            let messages = match requests.message().await {
+                Ok(Some(request)) => inputs_of(request).into_iter().map(Ok).collect(),
+                Ok(None) => break,
+                Err(status) => vec![Err(status)],
+            };
+            for message in messages {
+                let message = message.map(|message| ExecInput { message: Some(message) });
+                let is_last = message.is_err();
+                if sender.send(message).await.is_err() || is_last {
                     return;
                 }
             }
@@ -33,7 +40,8 @@ pub fn outputs(
     messages.filter_map(|message| message.map(response_of).transpose())
 }
 
-fn inputs_of(request: ExecTaskStreamingRequest) -> Vec<exec_input::Message> {
+/// What a session takes of one message, in the order in which it is meant. A size that cannot be one is 0, which no session takes.
+pub fn inputs_of(request: ExecTaskStreamingRequest) -> Vec<exec_input::Message> {
     // A second setup means nothing.
     let ExecTaskStreamingRequest {
         setup: _,
@@ -59,7 +67,8 @@ fn inputs_of(request: ExecTaskStreamingRequest) -> Vec<exec_input::Message> {
     messages
 }
 
-fn response_of(output: ExecOutput) -> Option<ExecTaskStreamingResponse> {
+/// One message of a session; `None`: it says nothing.
+pub fn response_of(output: ExecOutput) -> Option<ExecTaskStreamingResponse> {
     let operation = |data, close| Some(ExecTaskStreamingIoOperation { data, close });
     let mut response = ExecTaskStreamingResponse::default();
     match output.message? {
@@ -69,27 +78,29 @@ fn response_of(output: ExecOutput) -> Option<ExecTaskStreamingResponse> {
         exec_output::Message::StderrClose(close) => response.stderr = operation(Vec::new(), close),
         exec_output::Message::Exit(exit) => {
             response.exited = true;
-            response.result = Some(ExitResult {
-                exit_code: exit_code(exit),
-                signal: exit.signal,
-                oom_killed: false,
-            });
+            response.result = Some(exit_result(exit));
         }
     }
     Some(response)
 }
 
-/// 128 + n after a signal; -1 for a command that was killed at its time limit.
-pub fn exit_code(exit: executor_v1::SessionExit) -> i32 {
+/// As the agent reads it: 128 + n and the number after a signal; for a command that was killed at its time limit -1, which no
+/// command can exit with, and which the built-in says as well.
+pub fn exit_result(exit: executor_v1::SessionExit) -> ExitResult {
     let executor_v1::SessionExit {
         exit_code,
         signal,
         timed_out,
     } = exit;
-    match (timed_out, signal) {
+    let exit_code = match (timed_out, signal) {
         (true, _) => -1,
         (false, 0) => exit_code,
         (false, signal) => 128 + signal,
+    };
+    ExitResult {
+        exit_code,
+        signal,
+        oom_killed: false,
     }
 }
 
@@ -98,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn input_keeps_its_order_and_the_end_is_one_message_x3() {
+    fn input_keeps_its_order_and_the_close_comes_last_x3() {
         let request = ExecTaskStreamingRequest {
             setup: None,
             tty_size: Some(TerminalSize { height: 24, width: -1 }),
@@ -115,13 +126,39 @@ mod tests {
                 exec_input::Message::Size(executor_v1::TerminalSize { rows: 24, columns: 0 }),
             ]
         );
+        assert!(inputs_of(ExecTaskStreamingRequest::default()).is_empty());
+    }
+
+    #[test]
+    fn the_end_is_one_message_with_a_result_x3() {
         let exit = executor_v1::SessionExit {
             exit_code: 3,
             ..Default::default()
         };
-        let message = Some(exec_output::Message::Exit(exit));
-        let response = response_of(ExecOutput { message }).unwrap();
+        let output = ExecOutput {
+            message: Some(exec_output::Message::Exit(exit)),
+        };
+        let response = response_of(output).unwrap();
         assert!(response.exited);
         assert_eq!(response.result.unwrap().exit_code, 3);
+        let output = ExecOutput {
+            message: Some(exec_output::Message::StderrClose(true)),
+        };
+        assert!(response_of(output).unwrap().stderr.unwrap().close);
+    }
+
+    #[test]
+    fn a_signalled_session_is_told_as_a_signalled_task_w4() {
+        let exit = |exit_code, signal, timed_out| {
+            let result = exit_result(executor_v1::SessionExit {
+                exit_code,
+                signal,
+                timed_out,
+            });
+            (result.exit_code, result.signal)
+        };
+        assert_eq!(exit(5, 0, false), (5, 0));
+        assert_eq!(exit(0, 15, false), (143, 15));
+        assert_eq!(exit(0, 9, true), (-1, 9));
     }
 }

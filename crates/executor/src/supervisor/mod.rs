@@ -432,6 +432,7 @@ impl Supervisor {
     async fn supervise(&mut self, mut living: Living) {
         self.go_on_with_stop(&mut living);
         let status = self.until_over(&mut living).await;
+        self.sessions.close();
         self.tell(&living, Phase::Draining);
         let result = self.conclude(&mut living, status).await;
         self.tell(&living, Phase::Over(result));
@@ -465,7 +466,8 @@ impl Supervisor {
                     None => self.kill(living),
                 },
                 read = living.events.read(&mut event), if main_lives && living.init.is_some() => {
-                    main_is_over = read.is_err() || event[0] != holdfast_init::protocol::Event::Started as u8;
+                    let is_start = event[0] == holdfast_init::protocol::Event::Started as u8;
+                    main_is_over = read.is_err() || !is_start;
                 },
                 _ = ended(living.init.as_ref().map(|(_, ended)| ended)), if main_lives => {
                     log::line("the init died; the main process is watched without it");

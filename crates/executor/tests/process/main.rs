@@ -2,6 +2,7 @@
 
 mod adoption;
 mod by_hand;
+mod commands;
 mod ending;
 mod ending_frozen;
 mod host;
@@ -11,7 +12,9 @@ mod limits;
 mod limits_inherited;
 mod oom;
 mod output;
+mod privileged;
 mod run;
 mod serve;
 mod session;
 mod stop;
+mod v2;
