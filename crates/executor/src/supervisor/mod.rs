@@ -13,6 +13,7 @@
 mod escalation;
 mod notices;
 mod oom;
+mod scope_watch;
 mod signals;
 
 use std::sync::Arc;
@@ -34,7 +35,8 @@ use tokio::time::Instant;
 
 use self::escalation::{Due, instant_of};
 use self::notices::Board;
-use self::oom::OomKills;
+use self::oom::{Look, OomKills};
+use self::scope_watch::Watch;
 use crate::adopt::Adopted;
 use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched, Supervision};
@@ -234,6 +236,7 @@ struct Living {
     end: Option<(Status, i64)>,
     /// One of those who keep the task alive without it.
     other: Option<Registered>,
+    watch: Watch,
     oom: OomKills,
     notices: Board,
 }
@@ -256,8 +259,9 @@ impl Supervisor {
             events,
             pump,
             scope,
+            watch,
         } = adopted;
-        match self.living(record, main, init, events, pump, scope, None) {
+        match self.living(record, main, init, events, pump, scope, watch, None) {
             Ok(living) => self.supervise(living).await,
             Err(e) => log::line(&format!("cannot watch the adopted task: {e}")),
         }
@@ -317,6 +321,7 @@ impl Supervisor {
             events,
             pump,
             scope,
+            watch,
             env,
             warnings,
         } = launched;
@@ -326,7 +331,7 @@ impl Supervisor {
             started_at_ms: record.started_at_ms,
             warnings,
         };
-        match self.living(record, Some(main), Some(init), events, pump, scope, Some(env)) {
+        match self.living(record, Some(main), Some(init), events, pump, scope, watch, Some(env)) {
             Ok(living) => {
                 let _ = reply.send(Ok(started));
                 Some(living)
@@ -351,13 +356,14 @@ impl Supervisor {
         events: Registered,
         pump: Pump,
         scope: Option<holdfast_cgroup::Scope>,
+        watch: Option<holdfast_cgroup::Watch>,
         env: Option<Vec<String>>,
     ) -> std::io::Result<Living> {
-        let watch = |pidfd: PidFd| -> std::io::Result<_> {
+        let watched = |pidfd: PidFd| -> std::io::Result<_> {
             let ended = Registered::new(pidfd.try_clone()?.into(), Interest::READABLE)?;
             Ok((pidfd, ended))
         };
-        let init = init.map(watch).transpose()?;
+        let init = init.map(watched).transpose()?;
         let main_ended = match (&init, &main) {
             (None, Some(main)) => Some(Registered::new(main.try_clone()?.into(), Interest::READABLE)?),
             _ => None,
@@ -377,6 +383,7 @@ impl Supervisor {
             stop_due: record.stop.as_ref().map(|stop| instant_of(stop.due())),
             runtime_until: deadline.map(|milliseconds| instant_of(Duration::from_millis(milliseconds))),
             oom: OomKills::new(scope.clone(), record.oom_baseline, notices.told().oom_kills),
+            watch: Watch::new(watch),
             notices,
             record,
             main,
@@ -774,17 +781,44 @@ impl Supervisor {
 
     /// Kills of others than the main process that were not told yet.
     fn tell_oom_kills(&self, living: &mut Living) {
+        living.watch.oom_was_told();
         let (others, told) = (living.oom.others(), living.notices.told().oom_kills);
         let new = others.saturating_sub(told);
         if new == 0 {
             return;
         }
-        let processes = if new == 1 { "process" } else { "processes" };
+        let what = if new == 1 {
+            "process of the task was"
+        } else {
+            "processes of the task were"
+        };
         living.notices.tell(
             &self.dir,
-            &format!("{new} {processes} of the task were killed by the OOM killer"),
+            &format!("{new} {what} killed by the OOM killer"),
             [("oom_kills", new.to_string()), ("oom_kills_total", others.to_string())],
             |notices| notices.oom_kills = others,
+        );
+    }
+
+    /// Forks that the limit of processes refused and that were not told yet.
+    fn tell_forks(&self, living: &mut Living) {
+        living.watch.tell_forks_at = None;
+        let refused = living.watch.counters().pids_denied.unwrap_or(0);
+        let refused = refused.saturating_sub(living.record.forks_baseline);
+        let new = refused.saturating_sub(living.notices.told().forks_refused);
+        if new == 0 {
+            return;
+        }
+        living.watch.forks_were_told();
+        let what = if new == 1 { "fork was" } else { "forks were" };
+        living.notices.tell(
+            &self.dir,
+            &format!("limit of processes reached: {new} {what} refused"),
+            [
+                ("forks_refused", new.to_string()),
+                ("forks_refused_total", refused.to_string()),
+            ],
+            |notices| notices.forks_refused = refused,
         );
     }
 
@@ -845,6 +879,17 @@ impl Supervisor {
     }
 }
 
+fn look_for_oom(living: &mut Living) {
+    living.watch.look_at = None;
+    let main = living.main.as_ref().filter(|_| living.end.is_none());
+    match living.oom.look(main) {
+        Look::Nothing => living.watch.look_later(),
+        Look::Somebody => living.watch.look_soon(),
+        Look::Others => living.watch.tell_oom_soon(),
+        Look::MainIsDying => {}
+    }
+}
+
 fn signal_task(living: &mut Living, signal: i32, target: Option<KillTarget>) -> Result<(), Refusal> {
     let target = target.unwrap_or(living.plan.ending.kill_target);
     send(living, signal, target)
@@ -897,13 +942,9 @@ fn thaw(living: &mut Living) {
     }
 }
 
-/// As the kernel has it (cgroup-v2, cgroup.freeze; cgroup-v1, freezer.self_freezing).
+/// Whoever froze it.
 fn is_frozen(scope: &holdfast_cgroup::Scope) -> bool {
-    let file = match scope.version {
-        holdfast_cgroup::Version::V1 => "freezer.self_freezing",
-        holdfast_cgroup::Version::V2 => "cgroup.freeze",
-    };
-    !scope.foreign && std::fs::read_to_string(scope.kill.join(file)).is_ok_and(|value| value.trim() == "1")
+    !scope.foreign && holdfast_cgroup::is_frozen(&scope.kill, scope.version).unwrap_or(false)
 }
 
 fn update(living: &Living, limits: &Limits) -> Result<Vec<String>, Refusal> {
