@@ -8,6 +8,7 @@ mod idle;
 mod launch;
 mod output;
 mod run;
+mod run_options;
 mod serve;
 mod session;
 mod stop;
