@@ -13,6 +13,7 @@ mod proto;
 mod setup;
 mod step;
 mod test;
+mod vm;
 
 /// Commands of the project.
 #[derive(Parser)]
@@ -28,6 +29,8 @@ enum Verb {
     Demo(demo::Demo),
     /// Run every test.
     Test(test::Test),
+    /// Run tests in a VM with cgroup v2, every controller and every capability.
+    Vm(vm::Vm),
     /// Measure our driver beside Nomad's.
     Bench(bench::Bench),
 }
@@ -50,6 +53,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Proto(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Test(verb) => return verb.run(),
+        Verb::Vm(verb) => return verb.run(),
         Verb::Bench(verb) => verb.run(),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::TARGET;
-use crate::{go, step};
+use crate::{go, step, vm};
 
 /// See to what the build and the tests need from this machine.
 #[derive(clap::Args)]
@@ -41,11 +41,29 @@ const PACKAGES: &[Package] = &[
         file: "/usr/include/stdlib.h",
         purpose: "headers and start files for the C compiler",
     },
+    Package {
+        name: "qemu-system-x86",
+        file: "/usr/bin/qemu-system-x86_64",
+        purpose: "runs the VM",
+    },
+    Package {
+        name: "cpio",
+        file: "/usr/bin/cpio",
+        purpose: "makes the VM's file system",
+    },
 ];
 
 /// Everything. Quick if all is there; otherwise installs what it can, and the error lists the rest.
 pub fn everything() -> Result<()> {
-    let checks = [packages(), rust_target(), go_toolchain()];
+    told([packages(), rust_target(), go_toolchain(), vm::parts().map(drop)])
+}
+
+/// The same without Go, for the VM.
+pub fn machine() -> Result<()> {
+    told([packages(), rust_target(), vm::parts().map(drop)])
+}
+
+fn told<const N: usize>(checks: [Result<()>; N]) -> Result<()> {
     let missing: Vec<String> = checks
         .into_iter()
         .filter_map(Result::err)
@@ -95,11 +113,6 @@ fn packages() -> Result<()> {
         return Ok(());
     }
     if is_root()? && on_path("apt-get").is_some() {
-        let apt_get = |arguments: &[&str]| {
-            let mut command = Command::new("apt-get");
-            command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-            command
-        };
         step::run("updating Debian's package lists", &mut apt_get(&["update"]))?;
         let mut install = apt_get(&["install", "--yes", "--no-install-recommends"]);
         install.args(absent.iter().map(|package| package.name));
@@ -116,6 +129,13 @@ fn packages() -> Result<()> {
         .collect();
     ensure!(list.is_empty(), "{}", list.join(", "));
     Ok(())
+}
+
+/// apt-get(8), which asks nothing.
+pub fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command
 }
 
 fn absent_packages() -> Vec<&'static Package> {
@@ -142,7 +162,8 @@ fn go_toolchain() -> Result<()> {
     Ok(())
 }
 
-fn is_root() -> Result<bool> {
+/// Whether packages may be installed.
+pub fn is_root() -> Result<bool> {
     // /proc/self belongs to the effective user (proc(5)).
     Ok(fs::metadata("/proc/self").context("a mounted /proc")?.uid() == 0)
 }

@@ -1,8 +1,8 @@
-//! `cargo xtask test`: every test of the project, by two runners, and one line that counts them.
+//! `cargo xtask test`: every test of the project, by three runners, and one line that counts them.
 
 mod go;
-mod rust;
-mod tally;
+pub mod rust;
+pub mod tally;
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -11,8 +11,8 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::build::{self, Dist};
-use crate::setup;
 use crate::step::Elapsed;
+use crate::{setup, vm};
 use tally::Tally;
 
 /// Run every test.
@@ -31,6 +31,8 @@ pub struct Test {
 enum Runner {
     /// The workspace's unit and process tests.
     Rust,
+    /// Those of them that resources and privileges matter to, in a VM with cgroup v2.
+    Vm,
     /// The driver under Nomad's client library and a real agent.
     Nomad,
 }
@@ -63,6 +65,7 @@ impl Runner {
     fn run(self, dist: &Dist, long: bool) -> Result<Tally> {
         let (name, mut tally) = match self {
             Runner::Rust => ("rust", rust::run(dist, long)?),
+            Runner::Vm => ("vm", vm::tests(&[])?),
             Runner::Nomad => ("nomad", go::run(dist, long)?),
         };
         if tally.passed + tally.failed == 0 {
@@ -73,7 +76,7 @@ impl Runner {
     }
 }
 
-/// What both runners' tests find in their environment.
+/// What tests of this machine find in their environment.
 fn prepare(command: &mut Command, dist: &Dist, long: bool) {
     command.env("HOLDFAST_DRIVER", &dist.driver);
     // They would test other programs, or the agent with other certificates.

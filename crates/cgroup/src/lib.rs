@@ -28,7 +28,7 @@ mod weight;
 pub use freeze::{freeze, is_frozen, thaw};
 pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
-pub use members::{enter, pids, populated, procs_file};
+pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};
 pub use pressure::{Percent, Pressure, Stall, Stalls};
 pub use refusal::{Controller, LimitError, Refusal};
 pub use sampler::{IoUsage, Sample, SampleError, Sampler};

@@ -11,6 +11,8 @@ use crate::interface::{self, keyed};
 use crate::refusal::holder;
 use crate::{Scope, Version, v1};
 
+const PIDS_EVENTS: &str = "pids.events";
+
 /// What happened so far in a scope, by the kernel's own counts, which are as old as the cgroups. `None`: nothing counts it here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -39,17 +41,24 @@ pub enum Readiness {
 /// What is told may be nothing new: memory.events of v2 also tells that a limit was merely reached (the kernel does so a hundred times
 /// a second at most), and the eventfd of v1 that a cgroup above ran out of memory, or that this one was removed. And the
 /// eventfd tells **before** the kernel kills, so that the counters have to be read once more a moment later; a kill for want of
-/// memory of the whole host it does not tell at all. Nothing is lost to who compares the counters at the end.
+/// memory of the whole host it does not tell at all. Nothing is lost to whoever compares the counters at the end. Interface files do not tell
+/// that their cgroup was removed.
 #[derive(Debug)]
 pub struct Watch<F = OwnedFd> {
     /// For want of memory. `None`: the memory controller is not there.
     pub oom: Option<Bell<F>>,
-    /// For denied processes. `None`: the pids controller or its file is not there (v1 has it since 4.8).
+    /// For denied processes. `None` on v1, where they are counted but, since 6.11, not told; and without the pids controller.
     pub pids: Option<Bell<F>>,
     /// For the last process's leave. `None` on v1: whoever waits for it there must look from time to time.
     pub population: Option<Bell<F>>,
-    /// Where v1 counts, beside the eventfd.
-    oom_control: Option<PathBuf>,
+    counts: Counts,
+}
+
+/// Files with counts, beside the descriptors; only on v1, where no descriptor has any.
+#[derive(Debug, Default)]
+struct Counts {
+    oom: Option<PathBuf>,
+    pids: Option<PathBuf>,
 }
 
 /// One descriptor of a [`Watch`].
@@ -65,22 +74,26 @@ impl Watch {
     /// Opens what there is. Everything that happens from now on is told, also before the descriptors are polled. At most three
     /// descriptors stay open.
     pub fn open(scope: &Scope) -> io::Result<Watch> {
-        let (oom, oom_control) = match scope.version {
-            Version::V1 => match holder(&scope.join, v1::memory::OOM_CONTROL) {
-                Some(dir) => (Some(oom_eventfd(dir)?), Some(dir.join(v1::memory::OOM_CONTROL))),
-                None => (None, None),
+        let dirs = &scope.join;
+        let watch = match scope.version {
+            Version::V1 => {
+                let in_holder = |file| holder(dirs, file).map(|dir| dir.join(file));
+                Watch {
+                    oom: holder(dirs, v1::memory::OOM_CONTROL).map(oom_eventfd).transpose()?,
+                    pids: None,
+                    population: None,
+                    counts: Counts {
+                        oom: in_holder(v1::memory::OOM_CONTROL),
+                        pids: in_holder(PIDS_EVENTS),
+                    },
+                }
+            }
+            Version::V2 => Watch {
+                oom: interface_file(dirs, "memory.events")?,
+                pids: interface_file(dirs, PIDS_EVENTS)?,
+                population: interface_file(dirs, "cgroup.events")?,
+                counts: Counts::default(),
             },
-            Version::V2 => (interface_file(&scope.join, "memory.events")?, None),
-        };
-        let population = match scope.version {
-            Version::V1 => None,
-            Version::V2 => interface_file(&scope.join, "cgroup.events")?,
-        };
-        let watch = Watch {
-            oom,
-            pids: interface_file(&scope.join, "pids.events")?,
-            population,
-            oom_control,
         };
         // A file that was never read counts as changed.
         watch.counters()?;
@@ -102,7 +115,7 @@ impl Watch {
             oom: map(self.oom)?,
             pids: map(self.pids)?,
             population: map(self.population)?,
-            oom_control: self.oom_control,
+            counts: self.counts,
         })
     }
 }
@@ -112,7 +125,8 @@ impl<F: AsFd> Watch<F> {
     /// cgroup was removed.
     pub fn counters(&self) -> io::Result<Counters> {
         let mut counters = Counters::default();
-        match (&self.oom, &self.oom_control) {
+        let Counts { oom, pids } = &self.counts;
+        match (&self.oom, oom) {
             (_, Some(file)) => counters.oom_kills = keyed(&interface::read(file)?, "oom_kill"),
             (Some(events), None) => {
                 let content = content(events.fd.as_fd())?;
@@ -121,8 +135,10 @@ impl<F: AsFd> Watch<F> {
             }
             (None, None) => {}
         }
-        if let Some(events) = &self.pids {
-            counters.pids_denied = keyed(&content(events.fd.as_fd())?, "max");
+        match (&self.pids, pids) {
+            (_, Some(file)) => counters.pids_denied = keyed(&interface::read(file)?, "max"),
+            (Some(events), None) => counters.pids_denied = keyed(&content(events.fd.as_fd())?, "max"),
+            (None, None) => {}
         }
         if let Some(events) = &self.population {
             counters.populated = keyed(&content(events.fd.as_fd())?, "populated").map(|value| value != 0);

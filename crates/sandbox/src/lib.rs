@@ -24,5 +24,5 @@ pub use command::CommandError;
 pub use environment::{Arguments, Environment, EnvironmentError};
 pub use output::{LogCollection, LogRotation, OutputError, Sink};
 pub use plan::{Placement, PlanError, TaskOptions, TaskPlan};
-pub use users::{Credentials, DeniedIds, Resolver, UserError};
+pub use users::{Credentials, DeniedIds, Resolver, Subject, UserError};
 pub use work_dir::WorkDirError;

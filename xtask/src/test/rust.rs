@@ -35,23 +35,47 @@ fn count(line: &str, tally: &mut Tally) {
         tally.failures.push(name.to_owned());
         return;
     }
-    let Some((_, counts)) = line
-        .strip_prefix("test result: ")
-        .and_then(|line| line.split_once(". "))
-    else {
-        return;
-    };
-    for count in counts.split("; ") {
-        let Some((number, what)) = count.split_once(' ') else {
-            continue;
-        };
-        let Ok(number) = number.parse::<u64>() else { continue };
-        match what {
-            "passed" => tally.passed += number,
-            "failed" => tally.failed += number,
-            "ignored" | "filtered out" => tally.skipped += number,
-            _ => {}
+    if let Some(counts) = Counts::of(line) {
+        let Counts {
+            passed,
+            failed,
+            ignored,
+            filtered_out,
+        } = counts;
+        tally.passed += passed;
+        tally.failed += failed;
+        tally.skipped += ignored + filtered_out;
+    }
+}
+
+/// What a test program counts in its closing line.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub passed: u64,
+    pub failed: u64,
+    pub ignored: u64,
+    pub filtered_out: u64,
+}
+
+impl Counts {
+    /// The counts, if this is a closing line.
+    pub fn of(line: &str) -> Option<Counts> {
+        let (_, list) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let mut counts = Counts::default();
+        for count in list.split("; ") {
+            let Some((number, what)) = count.split_once(' ') else {
+                continue;
+            };
+            let Ok(number) = number.parse() else { continue };
+            match what {
+                "passed" => counts.passed = number,
+                "failed" => counts.failed = number,
+                "ignored" => counts.ignored = number,
+                "filtered out" => counts.filtered_out = number,
+                _ => {}
+            }
         }
+        Some(counts)
     }
 }
 

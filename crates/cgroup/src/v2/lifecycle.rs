@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::freeze::{FREEZE_BEFORE_KILL, until_frozen};
 use crate::interface;
 use crate::kill::Rounds;
+use crate::members::children;
 
 const KILL: &str = "cgroup.kill";
 const FREEZE: &str = "cgroup.freeze";
@@ -19,9 +20,20 @@ pub(crate) fn thaw(dir: &Path) -> io::Result<()> {
     interface::write(&dir.join(FREEZE), "0")
 }
 
-/// True once every process is.
+/// True once every process is. A cgroup that has processes itself says nothing of those below it.
 pub(crate) fn is_frozen(dir: &Path) -> io::Result<bool> {
-    interface::read(&dir.join("cgroup.events")).map(|events| interface::keyed(&events, "frozen") == Some(1))
+    let events = interface::read(&dir.join("cgroup.events"))?;
+    if interface::keyed(&events, "frozen") != Some(1) {
+        return Ok(false);
+    }
+    for child in children(dir)? {
+        match is_frozen(&child) {
+            Ok(true) => {}
+            Err(e) if interface::is_absence(&e) => {}
+            answer => return answer,
+        }
+    }
+    Ok(true)
 }
 
 /// The kernel kills the whole subtree, forks under way and frozen processes included; since 5.14.

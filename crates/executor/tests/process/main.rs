@@ -3,12 +3,15 @@
 mod adoption;
 mod by_hand;
 mod commands;
+mod ending;
 mod host;
 mod idle;
 mod launch;
 mod output;
+mod privileged;
 mod run;
 mod run_options;
 mod serve;
 mod session;
 mod stop;
+mod v2;

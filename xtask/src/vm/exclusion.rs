@@ -1,0 +1,30 @@
+//! Tests that stay on the host, each with its reason. All others run in the VM too.
+
+/// A test that cannot run in the VM.
+pub struct Exclusion {
+    /// Of which program, as [`super::program::Program::name`].
+    pub program: &'static str,
+    /// The test's whole name.
+    pub test: &'static str,
+    /// What the VM lacks.
+    #[expect(dead_code, reason = "for those who read the list")]
+    reason: &'static str,
+}
+
+pub const EXCLUSIONS: &[Exclusion] = &[
+    Exclusion {
+        program: "holdfast-executor process",
+        test: "launch::environment_and_arguments_arrive_and_are_never_on_disk",
+        reason: "compares the environment of a shell, to which busybox's adds PWD and SHLVL",
+    },
+    Exclusion {
+        program: "holdfast-sandbox holdfast_sandbox",
+        test: "users::tests::the_hosts_own_getent_is_understood",
+        reason: "there is no glibc, and so no getent",
+    },
+];
+
+/// Those of a program.
+pub fn of(program: &str) -> impl Iterator<Item = &'static Exclusion> {
+    EXCLUSIONS.iter().filter(move |exclusion| exclusion.program == program)
+}
