@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax};
+use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, Scope};
 use holdfast_record::{
     Attributes, Ending, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Overflow, Rlimit, Stragglers,
 };
@@ -98,6 +98,28 @@ pub struct Placement {
     pub own: Vec<String>,
     /// The operator or the job named the cgroup: it is joined, never limited, killed or removed.
     pub foreign: bool,
+}
+
+impl From<Scope> for Placement {
+    fn from(scope: Scope) -> Self {
+        let Scope {
+            version: _,
+            join,
+            kill,
+            own,
+            // Made before the start, by whoever made the scope.
+            shared: _,
+            foreign,
+        } = scope;
+        // They were made from texts.
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        Placement {
+            join: join.into_iter().map(text).collect(),
+            scope: Some(text(kill)),
+            own: own.into_iter().map(text).collect(),
+            foreign,
+        }
+    }
 }
 
 /// What a job, its agent and the operator asked for, before anything is looked up.
@@ -465,7 +487,8 @@ fn wire_output(sink: Sink) -> Option<wire::Output> {
     Some(wire::Output { sink: Some(sink) })
 }
 
-fn wire_placement(placement: Placement) -> wire::Placement {
+/// Cgroups as the executor is told of them.
+pub fn wire_placement(placement: Placement) -> wire::Placement {
     let Placement {
         join,
         scope,

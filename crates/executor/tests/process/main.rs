@@ -18,6 +18,7 @@ mod output_drain;
 mod output_speed;
 mod privileged;
 mod run;
+mod run_options;
 mod serve;
 mod session;
 mod session_many;
