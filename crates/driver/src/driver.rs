@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::events::Events;
 use crate::executor_binary::Missing;
+use crate::notices::NoticeBoard;
 use crate::owner::Tasks;
 use crate::plugin_name::{PluginName, Profile};
 use crate::settings::{InvalidSettings, Settings};
@@ -22,6 +23,8 @@ pub struct Driver {
     pub tasks: Tasks,
     /// What is told of them.
     pub events: Events,
+    /// Where executors are heard.
+    pub notices: NoticeBoard,
     /// The driver's end: long streams end with it.
     pub shutdown: Shutdown,
     settings: watch::Sender<Arc<Settings>>,
@@ -36,6 +39,7 @@ impl Driver {
             shutdown,
             tasks: Tasks::start(),
             events: Events::default(),
+            notices: NoticeBoard::default(),
             settings: watch::Sender::new(Arc::new(Settings::initial(name)?)),
             executor: Mutex::new(None),
         }))

@@ -1,7 +1,9 @@
 //! Events of all tasks, for whoever listens (contract, T-6).
 
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use holdfast_record::Notice;
 use holdfast_wire::nomad_driver::DriverTaskEvent;
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -27,19 +29,36 @@ impl Default for Events {
 impl Events {
     /// Tells whoever listens. Without a listener the event is lost: the agent listens as long as it has the driver.
     pub fn send(&self, task: &TaskName, message: impl Into<String>, annotations: &[(&str, String)]) {
-        let message = message.into();
+        let annotations = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect();
+        self.send_at(SystemTime::now(), task, message.into(), annotations);
+    }
+
+    /// Tells what an executor had to say, at the time at which that happened.
+    pub fn notice(&self, task: &TaskName, notice: &Notice) {
+        let Notice {
+            sequence: _,
+            at_ms,
+            message,
+            annotations,
+        } = notice;
+        let at = u64::try_from(*at_ms).map_or(UNIX_EPOCH, |ms| UNIX_EPOCH + Duration::from_millis(ms));
+        let annotations = annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+        self.send_at(at, task, message.clone(), annotations.collect());
+    }
+
+    fn send_at(&self, at: SystemTime, task: &TaskName, message: String, annotations: HashMap<String, String>) {
         tracing::info!(task_id = task.id, event = message, "task event");
         // An error means that nobody listens.
         let _ = self.sender.send(DriverTaskEvent {
             task_id: task.id.clone(),
             alloc_id: task.alloc_id.clone(),
             task_name: task.task_name.clone(),
-            timestamp: Some(std::time::SystemTime::now().into()),
+            timestamp: Some(at.into()),
             message,
-            annotations: annotations
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), value.clone()))
-                .collect::<HashMap<_, _>>(),
+            annotations,
         });
     }
 

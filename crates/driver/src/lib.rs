@@ -8,7 +8,7 @@
 //! | [`plan`], [`start`] | StartTask |
 //! | [`recover`], [`takeover`], [`watch`] | finding tasks again, and keeping each under an executor |
 //! | [`end`] | StopTask, DestroyTask, and what a dead driver left |
-//! | [`stats`], [`events`], [`fingerprint`] | what is told without being asked twice |
+//! | [`stats`], [`events`], [`notices`], [`fingerprint`] | what is told without being asked twice |
 //! | [`services`] | the calls themselves |
 //! | [`executor_binary`] | where executors come from |
 //! | [`plugin`] | the process |
@@ -20,6 +20,7 @@ pub mod executor_binary;
 mod exit;
 pub mod failure;
 pub mod fingerprint;
+pub mod notices;
 pub mod options;
 pub mod owner;
 pub mod plan;

@@ -212,6 +212,7 @@ mod tests {
             exit_code: 7,
             signal: 0,
             oom_killed: false,
+            timed_out: false,
             error: None,
             finished_at_ms: 1,
         };

@@ -8,7 +8,7 @@ use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
 use crate::driver::Driver;
 use crate::failure::Failure;
-use crate::table::{Facts, TaskName};
+use crate::table::{Facts, Outcome, TaskName};
 use crate::takeover::{self, Found};
 use crate::watch::{self, Adoption};
 use crate::{end, plan, start};
@@ -196,7 +196,9 @@ async fn tell_end(driver: &Driver, name: TaskName, state: &HandleState, result: 
             state.started_at_ms
         },
     };
-    driver.tasks.over(Arc::new(facts), result.into()).await;
+    let outcome = Outcome::from(result);
+    watch::tell_end(driver, &facts, &outcome);
+    driver.tasks.over(Arc::new(facts), outcome).await;
     Ok(())
 }
 

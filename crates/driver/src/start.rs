@@ -18,7 +18,7 @@ use crate::end;
 use crate::failure::Failure;
 use crate::options::TaskOptions;
 use crate::plan::{self, EnvironmentAdditions, Planned};
-use crate::table::{Facts, TaskName};
+use crate::table::{Facts, Outcome, TaskName};
 use crate::takeover::{self, Found};
 use crate::watch::{self, Adoption};
 
@@ -206,7 +206,9 @@ async fn adopt(
                 main: record.main,
                 started_at_ms: record.started_at_ms,
             };
-            driver.tasks.over(facts.clone(), result.into()).await;
+            let outcome = Outcome::from(result);
+            watch::tell_end(driver, &facts, &outcome);
+            driver.tasks.over(facts.clone(), outcome).await;
             Ok(Some(Made::Adopted { facts, state }))
         }
         Ok(Found::Over(_) | Found::NeverStarted | Found::Orphaned { .. }) => {

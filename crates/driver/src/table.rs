@@ -49,6 +49,8 @@ pub struct Outcome {
     pub signal: i32,
     /// Killed for want of memory.
     pub oom_killed: bool,
+    /// It had run as long as it may.
+    pub timed_out: bool,
     /// Why the status is not known. With it, the agent never takes the end for a success.
     pub error: Option<String>,
     /// Unix time in milliseconds.
@@ -62,6 +64,7 @@ impl Outcome {
             exit_code: -1,
             signal: 0,
             oom_killed: false,
+            timed_out: false,
             error: Some(reason.into()),
             finished_at_ms: holdfast_record::now_ms(),
         }
@@ -76,7 +79,7 @@ impl From<TaskResult> for Outcome {
             oom_killed,
             started_at_ms: _,
             finished_at_ms,
-            timed_out: _,
+            timed_out,
             extra: _,
         } = result;
         let (exit_code, signal, error) = match status {
@@ -89,6 +92,7 @@ impl From<TaskResult> for Outcome {
             exit_code,
             signal,
             oom_killed,
+            timed_out,
             error,
             finished_at_ms,
         }
@@ -288,6 +292,7 @@ mod tests {
             exit_code,
             signal: 0,
             oom_killed: false,
+            timed_out: false,
             error: None,
             finished_at_ms: 3,
         }

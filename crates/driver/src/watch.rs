@@ -2,16 +2,17 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_record::{Record, Status, SupervisionDir, TaskResult, now_ms};
+use holdfast_record::{Notice, Notices, Record, Status, SupervisionDir, TaskResult, now_ms};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
 
 use crate::driver::Driver;
+use crate::notices;
 use crate::table::{Facts, Outcome, Phase};
 use crate::takeover::{self, Found};
 
@@ -31,20 +32,59 @@ pub struct Adoption {
 /// Watches until the task is over or gone from the table; `executor` is who answers for it, if anybody does.
 pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executor: Option<PidFd>) {
     tokio::spawn(async move {
-        let outcome = until_over(&driver, &facts, &adoption, executor).await;
+        let follower = driver.notices.follow(&facts.dir);
+        let listening = async {
+            loop {
+                // Before the first wait, too: what a driver before this one has not passed on.
+                tell_notices(&driver, &facts);
+                follower.changed().await;
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = until_over(&driver, &facts, &adoption, executor) => outcome,
+            () = listening => None,
+        };
+        drop(follower);
         let Some(outcome) = outcome else { return };
-        if outcome.oom_killed {
-            driver
-                .events
-                .send(&facts.name, "Killed by the kernel for want of memory", &[]);
-        }
-        if let Some(reason) = &outcome.error {
-            driver
-                .events
-                .send(&facts.name, "Exit status not known", &[("reason", reason.clone())]);
-        }
+        tell_end(&driver, &facts, &outcome);
         driver.tasks.over(facts, outcome).await;
     });
+}
+
+fn tell_notices(driver: &Driver, facts: &Facts) -> Notices {
+    match SupervisionDir::open(&facts.dir) {
+        Ok(dir) => notices::pass_on(&driver.events, &facts.name, &dir),
+        // Whoever watches the executor finds out what that means.
+        Err(_) => Notices::default(),
+    }
+}
+
+/// Tells what there is to say of an end, before the end itself is told.
+pub fn tell_end(driver: &Driver, facts: &Facts, outcome: &Outcome) {
+    let notices = tell_notices(driver, facts);
+    let tell = |message: String, annotations: &[(&str, String)]| driver.events.send(&facts.name, message, annotations);
+    // The executor tells it when it begins to end the task; one that died then may not have come to it.
+    let was_told = |notice: &Notice| notice.annotations.contains_key(MAX_RUNTIME);
+    if outcome.timed_out && !notices.notices.iter().any(was_told) {
+        let limit = max_runtime(&facts.dir);
+        let of = limit.map(|limit| format!(" of {limit:?}")).unwrap_or_default();
+        let annotation = limit.map(|limit| (MAX_RUNTIME, limit.as_millis().to_string()));
+        tell(format!("Maximum run time{of} reached"), annotation.as_slice());
+    }
+    if outcome.oom_killed {
+        tell("Killed by the kernel for want of memory".to_owned(), &[]);
+    }
+    if let Some(reason) = &outcome.error {
+        tell("Exit status not known".to_owned(), &[("reason", reason.clone())]);
+    }
+}
+
+/// Annotation by which a run time's end is known.
+const MAX_RUNTIME: &str = "max_runtime_ms";
+
+fn max_runtime(dir: &Path) -> Option<Duration> {
+    let record = SupervisionDir::open(dir).and_then(|dir| dir.record()).ok()??;
+    Some(Duration::from_millis(record.plan.ending.max_runtime?.limit_ms))
 }
 
 async fn until_over(

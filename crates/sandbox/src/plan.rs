@@ -1,23 +1,28 @@
 //! From a task's options to everything that an executor needs to know, looked up and checked.
 
+mod display;
+mod spec;
+
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, Scope};
-use holdfast_record::{
-    Attributes, Ending, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Overflow, Rlimit, Stragglers,
-};
-use holdfast_wire::executor_v1 as wire;
+use holdfast_cgroup::{Limits, Scope};
+use holdfast_record::{Attributes, Ending, ExitType, KillTarget};
 use thiserror::Error;
 
+use crate::ceilings::{CeilingError, Ceilings};
 use crate::command::{self, CommandError};
 use crate::environment::{Arguments, Environment, EnvironmentError};
-use crate::output::{LogCollection, LogRotation, OutputError, Sink, Stream};
+use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
+use crate::output::{LogCollection, OutputError, Sink, Stream};
+use crate::privileges::{Privileges, PrivilegesError};
+use crate::reset::{self, AttributeRefusal, Wishes};
 use crate::retry;
 use crate::users::{Credentials, DeniedIdError, DeniedIds, Resolver, UserError};
 use crate::work_dir::{self, WorkDirError};
+
+pub use spec::{wire_limits, wire_placement};
 
 /// Why a task cannot be planned. No text shows a value of the environment or an argument.
 #[derive(Debug, Error)]
@@ -40,6 +45,24 @@ pub enum PlanError {
     /// See [`OutputError`].
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// See [`CeilingError`].
+    #[error(transparent)]
+    Ceiling(#[from] CeilingError),
+    /// See [`AttributeRefusal`].
+    #[error(transparent)]
+    Attribute(#[from] AttributeRefusal),
+    /// See [`PrivilegesError`].
+    #[error(transparent)]
+    Privileges(#[from] PrivilegesError),
+    /// There is nothing that it could be done to.
+    #[error("{option} needs a cgroup of the task's own, and it has none")]
+    NoScope {
+        /// The option with its value.
+        option: &'static str,
+    },
+    /// A cgroup that the operator or the job named is left as it is.
+    #[error("{FOREIGN_LIMITS}")]
+    ForeignLimits,
     /// Looking for commands needs a place to start from.
     #[error("task directory {0:?} is not an absolute path")]
     TaskDir(String),
@@ -69,6 +92,8 @@ pub enum PlanError {
     CgroupDir(String),
 }
 
+const FOREIGN_LIMITS: &str = "limits are not applied: the cgroup is one that was named, and not the task's own";
+
 impl PlanError {
     /// Whether the same call may succeed a moment later (contract, S-2). Configuration errors may not.
     pub fn is_retryable(&self) -> bool {
@@ -79,10 +104,17 @@ impl PlanError {
             PlanError::Command(error) => error.is_retryable(),
             PlanError::Environment(error) => error.is_retryable(),
             PlanError::Output(error) => error.is_retryable(),
-            PlanError::NetworkNamespace { source, .. } => retry::may_pass(source),
-            PlanError::TaskDir(_) | PlanError::OomScoreAdj(_) | PlanError::Memory { .. } | PlanError::CgroupDir(_) => {
-                false
+            PlanError::NetworkNamespace { source, .. } | PlanError::Privileges(PrivilegesError { source, .. }) => {
+                retry::may_pass(source)
             }
+            PlanError::Ceiling(_)
+            | PlanError::Attribute(_)
+            | PlanError::NoScope { .. }
+            | PlanError::ForeignLimits
+            | PlanError::TaskDir(_)
+            | PlanError::OomScoreAdj(_)
+            | PlanError::Memory { .. }
+            | PlanError::CgroupDir(_) => false,
         }
     }
 }
@@ -141,6 +173,10 @@ pub struct TaskOptions {
     pub denied_environment: Vec<String>,
     /// See [`Resolver::resolve`]. Absent or empty: whoever the executor is.
     pub user: Option<String>,
+    /// Name or number of the primary group. Absent or empty: the user's. See [`Resolver::identify`].
+    pub group: Option<String>,
+    /// Names or numbers of groups beside the user's own.
+    pub group_add: Vec<String>,
     /// Absolute. Absent or empty: the task's directory.
     pub work_dir: Option<String>,
     /// The task's directory, absolute.
@@ -167,16 +203,23 @@ pub struct TaskOptions {
     pub cpuset_cpus: String,
     /// `PATH` of the host, in which commands are looked for.
     pub search_path: Option<OsString>,
+    /// How strictly the memory of the resources is meant.
+    pub memory_enforcement: MemoryEnforcement,
     /// Limits that the job asks for beside its resources.
     pub limits: Limits,
     /// Whether a limit that cannot be applied fails the start.
     pub strict_limits: bool,
-    /// Umask, priorities, resource limits.
+    /// Umask, priorities, resource limits that the job asks for.
     pub attributes: Attributes,
+    /// Resource limits that the job does not name stay those of this process, instead of [`reset::DEFAULTS`]: for somebody who
+    /// starts a task by hand.
+    pub inherit_limits: bool,
     /// How the task ends.
     pub ending: Ending,
     /// How many sessions may run at a time; 0: no cap.
     pub max_sessions: u32,
+    /// How far the job may go.
+    pub ceilings: Ceilings,
 }
 
 /// What an executor is to do, with nothing left to look up. `Display` and `Debug` show no argument and no variable,
@@ -219,6 +262,8 @@ pub struct TaskPlan {
     pub ending: Ending,
     /// How many sessions may run at a time; 0: no cap.
     pub max_sessions: u32,
+    /// What the job asked for and does not get, each in one line; empty where limits are strict.
+    pub warnings: Vec<String>,
     /// Whom permissions were checked for: `credentials`, or whoever planned.
     runs_as: Credentials,
 }
@@ -238,6 +283,8 @@ impl TaskPlan {
             mut environment,
             denied_environment,
             user,
+            group,
+            group_add,
             work_dir,
             task_dir,
             stdout_path,
@@ -251,11 +298,14 @@ impl TaskPlan {
             cpu_shares,
             cpuset_cpus,
             search_path,
-            limits: asked,
+            memory_enforcement,
+            limits,
             strict_limits,
             attributes,
+            inherit_limits,
             ending,
             max_sessions,
+            ceilings,
         } = options;
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
 
@@ -267,21 +317,48 @@ impl TaskPlan {
             _ => return Err(PlanError::OomScoreAdj(oom_score_adj)),
         };
         check_memory(memory_mib, memory_max_mib)?;
-        let limits = match placement.foreign {
-            true => Limits::default(),
-            false => limits_of(
-                Limits::of_resources(memory_mib, memory_max_mib, cpu_shares, &cpuset_cpus),
-                asked,
-            ),
-        };
+        ceilings.check_oom_score_adj(oom_score_adj)?;
+        ceilings.check_attributes(&attributes)?;
+        ceilings.check_memory_enforcement(memory_enforcement)?;
+        ceilings.check_ending(&ending)?;
+        let max_sessions = ceilings.sessions(max_sessions)?;
         check_placement(&placement)?;
+        check_ending(&ending, &placement)?;
+        let mut warnings = Vec::new();
+        let limits = if placement.foreign {
+            if limits != Limits::default() {
+                if strict_limits {
+                    return Err(PlanError::ForeignLimits);
+                }
+                warnings.push(FOREIGN_LIMITS.to_owned());
+            }
+            Limits::default()
+        } else {
+            let depends = memory_enforcement == MemoryEnforcement::Soft || ceilings.max_memory_swap.is_some();
+            let version = depends.then(holdfast_cgroup::version).flatten();
+            let memory = memory_limits(memory_mib, memory_max_mib, memory_enforcement, version);
+            let cpu = Limits::of_resources(0, 0, cpu_shares, &cpuset_cpus);
+            ceilings.limits(limits_of(memory, cpu, limits), version)?
+        };
+        let privileges = Privileges::of_this_process()?;
+        let mut wishes = Wishes {
+            privileges: &privileges,
+            strict: strict_limits,
+            warnings: &mut warnings,
+        };
+        let oom_score_adj = wishes.oom_score_adj(oom_score_adj)?;
+        let attributes = reset::settle(attributes, inherit_limits, &ceilings, &mut wishes)?;
         let stdout = Sink::derive(Stream::Stdout, &stdout_path, &task_name, log_collection)?;
         let stderr = Sink::derive(Stream::Stderr, &stderr_path, &task_name, log_collection)?;
         args.check()?;
         environment.deny(&denied_environment);
         environment.check()?;
 
-        let credentials = said(user).map(|user| resolver.resolve(&user)).transpose()?;
+        let (user, group) = (said(user), said(group));
+        let is_changed = user.is_some() || group.is_some() || !group_add.is_empty();
+        let credentials = is_changed
+            .then(|| resolver.identify(user.as_deref(), group.as_deref(), &group_add))
+            .transpose()?;
         let runs_as = match &credentials {
             Some(credentials) => credentials.clone(),
             None => resolver.current()?,
@@ -294,7 +371,7 @@ impl TaskPlan {
             name,
             home,
             shell: _,
-        }) = &credentials
+        }) = credentials.as_ref().filter(|_| user.is_some())
         {
             // After the denied ones were removed, and over what the job set: so does the built-in.
             environment.set("USER", name);
@@ -340,6 +417,7 @@ impl TaskPlan {
             attributes,
             ending,
             max_sessions,
+            warnings,
             runs_as,
         })
     }
@@ -390,330 +468,32 @@ fn check_placement(placement: &Placement) -> Result<(), PlanError> {
     }
 }
 
-impl From<TaskPlan> for wire::TaskSpec {
-    /// Takes every field by name, so that a new one, on either side, does not compile until it is thought of.
-    fn from(plan: TaskPlan) -> Self {
-        let TaskPlan {
-            task_id,
-            alloc_id,
-            task_name,
-            command,
-            args,
-            environment,
-            work_dir,
-            credentials,
-            stdout,
-            stderr,
-            placement,
-            limits,
-            oom_score_adj,
-            network_namespace,
-            strict_limits,
-            attributes:
-                Attributes {
-                    umask,
-                    nice,
-                    io_priority,
-                    rlimits,
-                },
-            ending,
-            max_sessions,
-            runs_as: _,
-        } = plan;
-        let user = credentials
-            .as_ref()
-            .map(|credentials| credentials.name.clone())
-            .unwrap_or_default();
-        wire::TaskSpec {
-            task_id,
-            alloc_id,
-            task_name,
-            command,
-            args: args.into_list(),
-            env: environment.into_list(),
-            work_dir,
-            credentials: credentials.map(wire_credentials),
-            stdout: wire_output(stdout),
-            stderr: wire_output(stderr),
-            placement: Some(wire_placement(placement)),
-            limits: Some(wire_limits(limits)),
-            oom_score_adj,
-            network_namespace: network_namespace.unwrap_or_default(),
-            user,
-            umask: Some(umask),
-            rlimits: rlimits.into_iter().map(wire_rlimit).collect(),
-            nice,
-            io_priority: io_priority.map(wire_io_priority),
-            ending: Some(wire_ending(ending)),
-            max_sessions,
-            strict_limits,
-        }
-    }
-}
-
-fn wire_credentials(credentials: Credentials) -> wire::Credentials {
-    let Credentials {
-        uid,
-        gid,
-        groups,
-        name: _,
-        home: _,
-        shell: _,
-    } = credentials;
-    wire::Credentials { uid, gid, groups }
-}
-
-fn wire_output(sink: Sink) -> Option<wire::Output> {
-    let sink = match sink {
-        Sink::Null => return None,
-        Sink::Path(path) => wire::output::Sink::Path(path),
-        Sink::Rotated {
-            directory,
-            prefix,
-            rotation:
-                LogRotation {
-                    max_files,
-                    max_file_bytes,
-                    overflow,
-                },
-        } => wire::output::Sink::Rotated(wire::RotatedFiles {
-            directory,
-            prefix,
-            max_files,
-            max_file_bytes,
-            drop_on_overflow: overflow == Overflow::Drop,
-        }),
+/// What can only be done to a cgroup that is the task's own.
+fn check_ending(ending: &Ending, placement: &Placement) -> Result<(), PlanError> {
+    let option = if ending.kill_target == KillTarget::Cgroup {
+        "kill_target = \"cgroup\""
+    } else if ending.exit_type == ExitType::Cgroup {
+        "exit_type = \"cgroup\""
+    } else {
+        return Ok(());
     };
-    Some(wire::Output { sink: Some(sink) })
-}
-
-/// Cgroups as the executor is told of them.
-pub fn wire_placement(placement: Placement) -> wire::Placement {
-    let Placement {
-        join,
-        scope,
-        own,
-        foreign,
-    } = placement;
-    wire::Placement {
-        join,
-        scope: scope.unwrap_or_default(),
-        own,
-        foreign,
-    }
-}
-
-/// Limits as the executor is told of them.
-pub fn wire_limits(limits: Limits) -> wire::Limits {
-    let Limits {
-        memory_max,
-        memory_low,
-        cpu_shares,
-        cpuset_cpus,
-        cpuset_mems,
-        memory_high,
-        memory_swap,
-        swappiness,
-        oom_group,
-        cpu_quota,
-        cpu_period_us,
-        cpu_burst_us,
-        pids_max,
-        io_weight,
-        io_max,
-    } = limits;
-    wire::Limits {
-        memory_max_bytes: memory_max.map(MemoryMax::to_bytes),
-        memory_low_bytes: memory_low.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
-        cpu_shares,
-        cpuset_cpus,
-        memory_high_bytes: memory_high.map(MemoryMax::to_bytes),
-        memory_swap_bytes: memory_swap.map(MemoryMax::to_bytes),
-        swappiness: swappiness.map(u32::from),
-        oom_group,
-        cpuset_mems,
-        cpu_quota_us: cpu_quota.map(CpuQuota::to_us),
-        cpu_period_us,
-        cpu_burst_us,
-        pids_max: pids_max.map(PidsMax::to_count),
-        io_weight: io_weight.map(u32::from),
-        io_max: io_max.into_iter().map(wire_io_max).collect(),
-    }
-}
-
-fn wire_io_max(limit: IoMax) -> wire::IoMax {
-    let IoMax {
-        major,
-        minor,
-        read_bytes,
-        write_bytes,
-        read_operations,
-        write_operations,
-    } = limit;
-    wire::IoMax {
-        major,
-        minor,
-        read_bytes_per_second: read_bytes,
-        write_bytes_per_second: write_bytes,
-        read_operations_per_second: read_operations,
-        write_operations_per_second: write_operations,
-    }
-}
-
-fn wire_rlimit(limit: Rlimit) -> wire::Rlimit {
-    let Rlimit { resource, soft, hard } = limit;
-    wire::Rlimit { resource, soft, hard }
-}
-
-fn wire_io_priority(priority: IoPriority) -> wire::IoPriority {
-    use wire::io_priority::Class;
-    let (class, level) = match priority {
-        IoPriority::Realtime(level) => (Class::Realtime, level),
-        IoPriority::BestEffort(level) => (Class::BestEffort, level),
-        IoPriority::Idle => (Class::Idle, 0),
-    };
-    wire::IoPriority {
-        class: class.into(),
-        level: level.into(),
-    }
-}
-
-fn wire_ending(ending: Ending) -> wire::Ending {
-    let Ending {
-        kill_target,
-        kill_sequence,
-        stragglers,
-        exit_type,
-        max_runtime,
-    } = ending;
-    let target = match kill_target {
-        KillTarget::Main => wire::KillTarget::Main,
-        KillTarget::Group => wire::KillTarget::Group,
-        KillTarget::Cgroup => wire::KillTarget::Cgroup,
-    };
-    let step = |KillStep { signal, grace_ms }| wire::KillStep { signal, grace_ms };
-    let (max_runtime_ms, max_runtime_signal, max_runtime_grace_ms) = match max_runtime {
-        None => (0, 0, 0),
-        Some(MaxRuntime {
-            limit_ms,
-            signal,
-            grace_ms,
-        }) => (limit_ms, signal, grace_ms),
-    };
-    wire::Ending {
-        kill_target: target.into(),
-        kill_sequence: kill_sequence.into_iter().map(step).collect(),
-        leave_stragglers: stragglers == Stragglers::Leave,
-        exit_with_cgroup: exit_type == ExitType::Cgroup,
-        max_runtime_ms,
-        max_runtime_signal,
-        max_runtime_grace_ms,
+    match &placement.scope {
+        Some(_) if !placement.foreign => Ok(()),
+        _ => Err(PlanError::NoScope { option }),
     }
 }
 
 /// The resources' limits, and over them what the job asked for besides.
-fn limits_of(resources: Limits, asked: Limits) -> Limits {
+fn limits_of(memory: MemoryLimits, cpu: Limits, asked: Limits) -> Limits {
+    let MemoryLimits { max, high, low } = memory;
     Limits {
-        memory_max: asked.memory_max.or(resources.memory_max),
-        memory_low: asked.memory_low.or(resources.memory_low),
-        cpu_shares: asked.cpu_shares.or(resources.cpu_shares),
-        cpuset_cpus: asked.cpuset_cpus.or(resources.cpuset_cpus),
+        memory_max: asked.memory_max.or(max),
+        memory_high: asked.memory_high.or(high),
+        memory_low: asked.memory_low.or(low),
+        cpu_shares: asked.cpu_shares.or(cpu.cpu_shares),
+        cpuset_cpus: asked.cpuset_cpus.or(cpu.cpuset_cpus),
         ..asked
     }
-}
-
-impl fmt::Display for TaskPlan {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TaskPlan {
-            task_id,
-            alloc_id,
-            task_name,
-            command,
-            args,
-            environment,
-            work_dir,
-            credentials,
-            stdout,
-            stderr,
-            placement,
-            limits:
-                Limits {
-                    memory_max,
-                    memory_low,
-                    cpu_shares,
-                    cpuset_cpus,
-                    ..
-                },
-            oom_score_adj,
-            network_namespace,
-            strict_limits: _,
-            attributes: _,
-            ending: _,
-            max_sessions: _,
-            runs_as,
-        } = self;
-        writeln!(
-            out,
-            "task              {task_name} ({task_id}) of allocation {alloc_id}"
-        )?;
-        writeln!(out, "command           {command} with {args}")?;
-        writeln!(out, "environment       {environment}")?;
-        writeln!(out, "working directory {work_dir}")?;
-        let Credentials {
-            uid,
-            gid,
-            groups,
-            name,
-            home: _,
-            shell: _,
-        } = runs_as;
-        let inherited = if credentials.is_none() { ", inherited" } else { "" };
-        writeln!(
-            out,
-            "user              {name} (uid {uid}, gid {gid}, groups {}{inherited})",
-            join(groups)
-        )?;
-        writeln!(out, "stdout            {stdout}")?;
-        writeln!(out, "stderr            {stderr}")?;
-        let Placement {
-            join: joined,
-            scope,
-            own,
-            foreign,
-        } = placement;
-        let foreign = if *foreign { " (not ours)" } else { "" };
-        writeln!(out, "cgroup            {}{foreign}", scope.as_deref().unwrap_or("none"))?;
-        for dir in joined.iter().filter(|dir| Some(*dir) != scope.as_ref()) {
-            writeln!(out, "cgroup, joined    {dir}")?;
-        }
-        for dir in own {
-            writeln!(out, "cgroup, made      {dir}")?;
-        }
-        match memory_max {
-            None => writeln!(out, "memory            as it is")?,
-            Some(MemoryMax::Unlimited) => writeln!(out, "memory            no limit")?,
-            Some(MemoryMax::Bytes(bytes)) => writeln!(out, "memory            at most {bytes} bytes")?,
-        }
-        if let Some(bytes) = memory_low {
-            writeln!(out, "memory, reserved  {bytes} bytes")?;
-        }
-        if let Some(shares) = cpu_shares {
-            writeln!(out, "cpu shares        {shares}")?;
-        }
-        if let Some(cpus) = cpuset_cpus {
-            writeln!(out, "cpus              {cpus}")?;
-        }
-        writeln!(out, "oom_score_adj     {oom_score_adj}")?;
-        write!(
-            out,
-            "network           {}",
-            network_namespace.as_deref().unwrap_or("the executor's")
-        )
-    }
-}
-
-fn join(numbers: &[u32]) -> String {
-    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

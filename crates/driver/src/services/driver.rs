@@ -147,6 +147,7 @@ impl DriverRpc for DriverService {
             exit_code,
             signal,
             oom_killed,
+            timed_out: _,
             error,
             finished_at_ms: _,
         } = outcome;

@@ -485,6 +485,11 @@ impl Supervisor {
                         living.notices.tell(&self.dir, &message, annotations, |_| {});
                     }
                 },
+                () = living.watch.oom() => living.watch.look_soon(),
+                () = living.watch.forks() => living.watch.tell_forks_soon(),
+                () = until(living.watch.look_at) => look_for_oom(living),
+                () = until(living.watch.tell_oom_at) => self.tell_oom_kills(living),
+                () = until(living.watch.tell_forks_at) => self.tell_forks(living),
                 () = until(living.stop_due) => self.step_of_stop(living),
                 () = until(living.runtime_until) => self.time_out(living),
                 () = until(living.dying_until) => {

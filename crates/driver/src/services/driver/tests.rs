@@ -43,6 +43,7 @@ async fn with_ended(service: &DriverService, error: Option<&str>) {
         exit_code: if error.is_some() { -1 } else { 137 },
         signal: if error.is_some() { 0 } else { 9 },
         oom_killed: error.is_none(),
+        timed_out: false,
         error: error.map(str::to_owned),
         finished_at_ms: 2_500,
     };
