@@ -11,7 +11,6 @@ mod agent;
 mod alloc_dir;
 pub mod cli;
 mod console;
-pub mod duration;
 pub mod environment;
 mod hooks;
 mod host;

@@ -2,7 +2,7 @@
 //!
 //! Pure data: the caller brings the time and the chance, so that the rules can be read from the tests.
 
-use crate::duration;
+use holdfast_sandbox::duration;
 use std::time::Duration;
 
 /// What follows once a policy's attempts in an interval are used up.

@@ -179,7 +179,8 @@ impl Runner {
                 }
                 Decision::Restart { after, reason } => {
                     let ended = end.into_ended();
-                    let after_text = crate::duration::format(Duration::from_millis(after.as_millis() as u64));
+                    let after_text =
+                        holdfast_sandbox::duration::format(Duration::from_millis(after.as_millis() as u64));
                     console::say(format_args!(
                         "{}: {}; {reason}, in {after_text}",
                         self.label,

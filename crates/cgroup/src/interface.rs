@@ -39,6 +39,14 @@ pub(crate) fn keyed(content: &str, key: &str) -> Option<u64> {
     })
 }
 
+/// What follows `word` on the first line that begins with it.
+pub(crate) fn after_word<'c>(content: &'c str, word: &str) -> Option<&'c str> {
+    content.lines().find_map(|line| {
+        let (first, rest) = line.split_once(' ')?;
+        (first == word).then_some(rest)
+    })
+}
+
 /// A file that holds one number. `max` and what else is no number is `None`.
 pub(crate) fn number(content: &str) -> Option<u64> {
     content.trim_ascii().parse().ok()

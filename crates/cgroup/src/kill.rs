@@ -1,8 +1,10 @@
-//! Freezing, thawing and killing everything in a cgroup.
+//! Killing everything in a cgroup.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use holdfast_sys::process::PidFd;
 use nix::errno::Errno;
@@ -10,7 +12,7 @@ use nix::errno::Errno;
 use crate::{Version, v1, v2};
 
 /// Kills every process in `dir` and in the cgroups below it, frozen ones too. Returns once each has got SIGKILL, which is before the
-/// last of them is gone. A cgroup that is not there, or is empty, is fine.
+/// last of them is gone; then `dir` is frozen no longer. A cgroup that is not there, or is empty, is fine.
 pub fn kill(dir: &Path, version: Version) -> io::Result<()> {
     match version {
         Version::V1 => v1::freezer::kill(dir),
@@ -19,22 +21,37 @@ pub fn kill(dir: &Path, version: Version) -> io::Result<()> {
     .map_err(|e| io::Error::new(e.kind(), format!("cannot kill cgroup {}: {e}", dir.display())))
 }
 
-/// Stops every process in `dir` from running until [`thaw`]. Takes effect soon, not at once.
-pub fn freeze(dir: &Path, version: Version) -> io::Result<()> {
-    match version {
-        Version::V1 => v1::freezer::freeze(dir),
-        Version::V2 => v2::lifecycle::freeze(dir),
-    }
-    .map_err(|e| io::Error::new(e.kind(), format!("cannot freeze cgroup {}: {e}", dir.display())))
+/// Signalling one process after the other, for kernels that cannot kill a cgroup.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    sent: BTreeSet<i32>,
+    count: u32,
+    /// Rounds at the end in which nobody new was found.
+    quiet: u32,
 }
 
-/// Lets every process in `dir` run again.
-pub fn thaw(dir: &Path, version: Version) -> io::Result<()> {
-    match version {
-        Version::V1 => v1::freezer::thaw(dir),
-        Version::V2 => v2::lifecycle::thaw(dir),
+impl Rounds {
+    /// One round; how many processes had not been signalled before.
+    pub(crate) fn signal(&mut self, dir: &Path) -> io::Result<usize> {
+        signal_all(dir, &mut self.sent)
     }
-    .map_err(|e| io::Error::new(e.kind(), format!("cannot thaw cgroup {}: {e}", dir.display())))
+
+    /// False: there must be another round, and now is the time, after a pause. One is enough if everything stood still. Else a fork that was
+    /// under way when its parent was signalled may show only later, so that nobody must have been found new twice.
+    pub(crate) fn are_done(&mut self, stood_still: bool, signalled: usize) -> io::Result<bool> {
+        const ROUNDS: u32 = 100;
+        self.count += 1;
+        self.quiet = if signalled == 0 { self.quiet + 1 } else { 0 };
+        if stood_still || self.quiet == 2 {
+            return Ok(true);
+        }
+        if self.count == ROUNDS {
+            let reason = "processes go on appearing in it";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        }
+        thread::sleep(Duration::from_millis(2));
+        Ok(false)
+    }
 }
 
 /// Sends SIGKILL to every process in `dir` and below it that is not in `sent` yet, and puts it there; how many there were. The
@@ -43,7 +60,7 @@ pub fn thaw(dir: &Path, version: Version) -> io::Result<()> {
 /// A pid that is read from a file may be reused before it is opened. So all are opened first, and only those that are in
 /// the cgroup still are signalled: whoever a pidfd refers to was alive when it was opened, hence is listed afterwards, has ended,
 /// or was never in the cgroup.
-pub(crate) fn signal_all(dir: &Path, sent: &mut BTreeSet<i32>) -> io::Result<usize> {
+fn signal_all(dir: &Path, sent: &mut BTreeSet<i32>) -> io::Result<usize> {
     const SIGKILL: i32 = 9;
     // Far below any limit of open files.
     const AT_ONCE: usize = 128;

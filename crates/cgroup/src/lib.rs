@@ -6,10 +6,13 @@
 //!
 //! Kernel documents: `admin-guide/cgroup-v1/*.rst` and `admin-guide/cgroup-v2.rst`, cited as cgroup-v1 and cgroup-v2.
 
+mod directory;
+mod freeze;
 mod interface;
 mod kill;
 mod limits;
 mod members;
+mod pressure;
 mod refusal;
 mod sampler;
 mod scope;
@@ -19,18 +22,22 @@ mod support;
 mod v1;
 mod v2;
 mod version;
+mod watch;
 mod weight;
 
-pub use kill::{freeze, kill, thaw};
+pub use freeze::{freeze, is_frozen, thaw};
+pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
-pub use members::{enter, pids, populated, procs_file};
+pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};
+pub use pressure::{Percent, Pressure, Stall, Stalls};
 pub use refusal::{Controller, LimitError, Refusal};
-pub use sampler::{Sample, SampleError, Sampler};
+pub use sampler::{IoUsage, Sample, SampleError, Sampler};
 pub use scope::{Scope, ScopeError};
 pub use session::SessionScope;
 pub use shared::shared_dirs;
 pub use support::Support;
 pub use version::{Version, version};
+pub use watch::{Bell, Counters, Readiness, Watch};
 
 use std::path::{Path, PathBuf};
 

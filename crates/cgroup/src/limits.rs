@@ -98,6 +98,14 @@ pub enum PidsMax {
 }
 
 impl PidsMax {
+    /// Content of pids.max.
+    pub(crate) fn parse(content: &str) -> Option<PidsMax> {
+        match content.trim_ascii() {
+            "max" => Some(PidsMax::Unlimited),
+            count => count.parse().ok().map(PidsMax::Count),
+        }
+    }
+
     /// As protocols carry it: a negative number is unlimited.
     pub fn from_count(count: i64) -> PidsMax {
         u64::try_from(count).map_or(PidsMax::Unlimited, PidsMax::Count)
@@ -409,6 +417,15 @@ mod tests {
     /// What the memory files of v1 hold: limit, limit with swap, swappiness.
     type V1Memory<'a> = (&'a str, Option<&'a str>, &'a str);
 
+    /// Before, `memory_max`, `memory_swap`, `swappiness`, after.
+    type V1Change<'a> = (
+        V1Memory<'a>,
+        Option<MemoryMax>,
+        Option<MemoryMax>,
+        Option<u8>,
+        V1Memory<'a>,
+    );
+
     const NO_LIMIT: &str = "9223372036854771712";
 
     #[test]
@@ -418,8 +435,7 @@ mod tests {
         let untouched: V1Memory = (NO_LIMIT, Some(NO_LIMIT), "60");
         let limited: V1Memory = ("1000", Some("1500"), "60");
         #[rustfmt::skip]
-        let table: Vec<(V1Memory, Option<MemoryMax>, Option<MemoryMax>, Option<u8>, V1Memory)> = vec![
-            // Before, memory_max, swap, swappiness, after.
+        let table: Vec<V1Change> = vec![
             (untouched, bytes(800), None, None, ("800", Some(NO_LIMIT), "0")),
             (untouched, bytes(800), bytes(0), None, ("800", Some("800"), "60")),
             (untouched, bytes(800), bytes(200), None, ("800", Some("1000"), "60")),

@@ -11,15 +11,39 @@ pub fn procs_file(dir: &Path) -> PathBuf {
     dir.join("cgroup.procs")
 }
 
-/// Moves a process, with all its threads, into each of `dirs`. 0 means the calling process. Costs a grace period of the
-/// kernel's RCU, once if the moves come back to back.
+/// The file of a v1 cgroup by which one thread enters. A process that was just cloned has one, so that moving it moves the process;
+/// and a thread that moves itself need not wait for a grace period of the kernel's RCU, as every write to `cgroup.procs` does
+/// (Linux 5.5, "cgroup: Optimize single thread migration"): 0.1 ms instead of 7.
+pub fn threads_file(dir: &Path) -> PathBuf {
+    dir.join("tasks")
+}
+
+/// Moves a process, with all its threads, into each of `dirs`. Costs a grace period of the kernel's RCU, once if the moves come back
+/// to back.
 pub fn enter(dirs: &[PathBuf], pid: i32) -> io::Result<()> {
     for dir in dirs {
-        let file = procs_file(dir);
-        interface::write(&file, &pid.to_string()).map_err(|e| {
+        interface::write(&procs_file(dir), &pid.to_string()).map_err(|e| {
             io::Error::new(
                 e.kind(),
                 format!("cannot move process {pid} into {}: {e}", dir.display()),
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Moves the calling thread, the only one of its process, into each of `dirs`.
+pub fn enter_alone(dirs: &[PathBuf]) -> io::Result<()> {
+    for dir in dirs {
+        let entered = match interface::write(&threads_file(dir), "0") {
+            // v2 has no such file.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => interface::write(&procs_file(dir), "0"),
+            entered => entered,
+        };
+        entered.map_err(|e| {
+            io::Error::new(
+                e.kind(),
+                format!("cannot move this process into {}: {e}", dir.display()),
             )
         })?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::interface::{HeldFile, number};
-use crate::{Version, v1, v2};
+use crate::{PidsMax, Pressure, Version, pressure, v1, v2};
 
 /// What a task uses. `None`: this host does not measure it, which is not the same as zero. CPU times grow for as long as the
 /// cgroup exists, which may be longer than the task (contract, S-8); sizes are in bytes and count everything below the cgroup.
@@ -39,6 +39,25 @@ pub struct Sample {
     pub kernel_max_usage: Option<u64>,
     /// Processes and threads.
     pub tasks: Option<u64>,
+    /// How many there may be. Like all that follows, only from [`Sampler::open_detailed`].
+    pub tasks_max: Option<PidsMax>,
+    /// Input and output of block devices. On v1 only of tasks with limits of it ([`crate::Scope::with_io`]).
+    pub io: Option<IoUsage>,
+    /// How long the task had to wait for resources; v2 only.
+    pub pressure: Pressure,
+}
+
+/// Input and output of block devices, over all devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoUsage {
+    /// Bytes.
+    pub read_bytes: u64,
+    /// Bytes.
+    pub write_bytes: u64,
+    /// How often.
+    pub read_operations: u64,
+    /// How often.
+    pub write_operations: u64,
 }
 
 /// Why a sample could not be taken.
@@ -113,6 +132,33 @@ const V1: &[Entry] = &[
     }),
 ];
 
+/// What costs descriptors and time and is not always wanted.
+const V1_DETAILS: &[Entry] = &[
+    ("blkio.throttle.io_service_bytes", |content, sample| {
+        let io = sample.io.get_or_insert_default();
+        (io.read_bytes, io.write_bytes) = v1::blkio::read_and_written(content);
+    }),
+    ("blkio.throttle.io_serviced", |content, sample| {
+        let io = sample.io.get_or_insert_default();
+        (io.read_operations, io.write_operations) = v1::blkio::read_and_written(content);
+    }),
+    ("pids.max", |content, sample| sample.tasks_max = PidsMax::parse(content)),
+];
+
+const V2_DETAILS: &[Entry] = &[
+    ("io.stat", |content, sample| sample.io = Some(v2::io::stat(content))),
+    ("pids.max", |content, sample| sample.tasks_max = PidsMax::parse(content)),
+    ("cpu.pressure", |content, sample| {
+        sample.pressure.cpu = pressure::stalls(content)
+    }),
+    ("memory.pressure", |content, sample| {
+        sample.pressure.memory = pressure::stalls(content);
+    }),
+    ("io.pressure", |content, sample| {
+        sample.pressure.io = pressure::stalls(content)
+    }),
+];
+
 /// In place of cpuacct.usage_user and cpuacct.usage_sys on kernels without them.
 const V1_COARSE: Entry = ("cpuacct.stat", |content, sample| {
     (sample.user, sample.system) = v1::cpuacct::stat(content);
@@ -138,7 +184,8 @@ const V2: &[Entry] = &[
 ];
 
 impl Sampler {
-    /// Opens what there is in the task's cgroups ([`crate::Scope::join`]). What is missing is not measured.
+    /// Opens what there is in the task's cgroups ([`crate::Scope::join`]): at most 10 files on v1, 6 on v2. What is missing is not
+    /// measured.
     pub fn open(version: Version, join: &[PathBuf]) -> Sampler {
         let held = |(name, take): Entry| {
             HeldFile::open_in(join.iter().map(PathBuf::as_path), name).map(|file| Source { name, file, take })
@@ -157,6 +204,28 @@ impl Sampler {
             sources,
             buffer: Vec::new(),
         }
+    }
+
+    /// The same with everything that a [`Sample`] can hold: at most 3 files more on v1, 5 on v2.
+    pub fn open_detailed(version: Version, join: &[PathBuf]) -> Sampler {
+        let mut sampler = Sampler::open(version, join);
+        let entries = match version {
+            Version::V1 => V1_DETAILS,
+            Version::V2 => V2_DETAILS,
+        };
+        for (name, take) in entries.iter().copied() {
+            let file = HeldFile::open_in(join.iter().map(PathBuf::as_path), name);
+            // A kernel that was told not to account pressure has the files and refuses to read them.
+            if let Some(file) = file.filter(|file| file.read(&mut sampler.buffer).is_ok()) {
+                sampler.sources.push(Source { name, file, take });
+            }
+        }
+        sampler
+    }
+
+    /// How many descriptors are open.
+    pub fn descriptors(&self) -> usize {
+        self.sources.len()
     }
 
     /// True if nothing can be measured.
@@ -226,10 +295,65 @@ mod tests {
             kernel_usage: Some(50),
             kernel_max_usage: None,
             tasks: Some(4),
+            ..Sample::default()
         };
         assert_eq!(sampler.sample().unwrap(), expected);
         fs::write(scope.path().join("memory.current"), "351\n").unwrap();
         assert_eq!(sampler.sample().unwrap().usage, Some(351));
+    }
+
+    #[test]
+    fn details_are_measured_only_where_they_are_wanted() {
+        let line = "avg10=0.00 avg60=0.00 avg300=1.50 total=9";
+        let scope = write_all(&[
+            ("pids.current", "4\n"),
+            ("pids.max", "max\n"),
+            ("io.stat", "8:0 rbytes=10 wbytes=20 rios=1 wios=2\n"),
+            ("memory.pressure", &format!("some {line}\nfull {line}\n")),
+        ]);
+        let join = [scope.path().to_owned()];
+        let mut plain = Sampler::open(Version::V2, &join);
+        let mut detailed = Sampler::open_detailed(Version::V2, &join);
+        assert_eq!((plain.descriptors(), detailed.descriptors()), (1, 4));
+        let expected = Sample {
+            tasks: Some(4),
+            ..Sample::default()
+        };
+        assert_eq!(plain.sample().unwrap(), expected);
+        let sample = detailed.sample().unwrap();
+        assert_eq!((sample.tasks, sample.tasks_max), (Some(4), Some(PidsMax::Unlimited)));
+        assert_eq!(sample.io.unwrap().write_bytes, 20);
+        assert_eq!((sample.pressure.cpu, sample.pressure.io), (None, None));
+        assert_eq!(
+            sample.pressure.memory.unwrap().full.unwrap().total,
+            Duration::from_micros(9)
+        );
+    }
+
+    #[test]
+    fn on_v1_input_and_output_are_measured_where_the_task_has_a_cgroup_for_them() {
+        let pids = write_all(&[("pids.max", "32\n")]);
+        let blkio = write_all(&[
+            (
+                "blkio.throttle.io_service_bytes",
+                "8:0 Read 4096\n8:0 Write 512\nTotal 4608\n",
+            ),
+            ("blkio.throttle.io_serviced", "8:0 Read 2\n8:0 Write 1\nTotal 3\n"),
+        ]);
+        let (pids, blkio) = (pids.path().to_owned(), blkio.path().to_owned());
+        let mut sampler = Sampler::open_detailed(Version::V1, &[pids.clone(), blkio]);
+        let sample = sampler.sample().unwrap();
+        let expected = IoUsage {
+            read_bytes: 4096,
+            write_bytes: 512,
+            read_operations: 2,
+            write_operations: 1,
+        };
+        assert_eq!(
+            (sample.io, sample.tasks_max),
+            (Some(expected), Some(PidsMax::Count(32)))
+        );
+        assert_eq!(Sampler::open_detailed(Version::V1, &[pids]).sample().unwrap().io, None);
     }
 
     #[test]

@@ -5,11 +5,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use crate::v1::cpuset;
-use crate::{ROOT, SessionScope, Version, interface, override_path, shared};
+use crate::{ROOT, SessionScope, Version, directory, override_path, shared};
 
 /// The cgroups of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +53,14 @@ pub enum ScopeError {
     /// An override names no cgroup.
     #[error("cgroup override {value:?} is not usable: {reason}")]
     UnusableOverride {
+        /// As it was given.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A parent names no cgroup.
+    #[error("cgroup parent {value:?} is not usable: {reason}")]
+    UnusableParent {
         /// As it was given.
         value: String,
         /// What is wrong with it.
@@ -107,11 +113,7 @@ impl Scope {
             path: cpuset_cgroup.to_owned(),
             reason,
         };
-        for name in [alloc_id, task] {
-            if name.is_empty() || name.contains(['/', '\0', '\n']) {
-                return Err(ScopeError::UnusableName { name: name.to_owned() });
-            }
-        }
+        require_names(alloc_id, task)?;
         if cpuset_cgroup
             .components()
             .any(|part| matches!(part, Component::ParentDir))
@@ -149,17 +151,9 @@ impl Scope {
                     });
                 }
                 let mut hierarchies = Hierarchies::default();
-                let mut join: Vec<PathBuf> = AGENT_HIERARCHIES
-                    .iter()
-                    .filter_map(|name| hierarchies.add(root, name))
-                    .map(|h| h.join(&scope))
-                    .collect();
+                let mut join = hierarchies.add_all(root, &AGENT_HIERARCHIES, &scope);
                 // Co-mounted with one of the agent's (as cpu,cpuacct often is) a hierarchy needs no directory of its own.
-                let own: Vec<PathBuf> = OWN_HIERARCHIES
-                    .iter()
-                    .filter_map(|name| hierarchies.add(root, name))
-                    .map(|h| h.join(&scope))
-                    .collect();
+                let own = hierarchies.add_all(root, &OWN_HIERARCHIES, &scope);
                 join.extend(own.iter().cloned());
                 // The last: it may be all tasks', and whoever looks for a file must find the task's own first.
                 if is_hierarchy(&root.join("cpuset")) {
@@ -234,6 +228,77 @@ impl Scope {
         })
     }
 
+    /// A scope of our own below `parent`, which an operator chose, in place of the agent's: limited, killed, measured, and removed
+    /// with the task. The parent is made if it is missing, and stays. It is a path below the root of the hierarchy (on v1: of each
+    /// hierarchy); on v2 it may also begin with [`ROOT`]. On v2 what lies above the scope is made to pass the controllers on
+    /// by [`Scope::make`], except for cgroups that hold processes. The executors stay where they are for the agent's scopes.
+    pub fn below(version: Version, parent: &str, alloc_id: &str, task: &str) -> Result<Scope, ScopeError> {
+        Scope::below_parent(Path::new(ROOT), version, parent, alloc_id, task)
+    }
+
+    pub(crate) fn below_parent(
+        root: &Path,
+        version: Version,
+        parent: &str,
+        alloc_id: &str,
+        task: &str,
+    ) -> Result<Scope, ScopeError> {
+        require_names(alloc_id, task)?;
+        let parent = usable_parent(root, version, parent)?;
+        let (join, kill) = match version {
+            Version::V2 => {
+                let scope = root.join(parent).join(format!("{alloc_id}.{task}.scope"));
+                (vec![scope.clone()], scope)
+            }
+            Version::V1 => {
+                let freezer = root.join("freezer");
+                if !is_hierarchy(&freezer) {
+                    return Err(ScopeError::NoFreezer { path: freezer });
+                }
+                let scope = parent.join(format!("{alloc_id}.{task}"));
+                let mut hierarchies = Hierarchies::default();
+                let mut join = hierarchies.add_all(root, &AGENT_HIERARCHIES, &scope);
+                join.extend(hierarchies.add_all(root, &OWN_HIERARCHIES, &scope));
+                join.extend(hierarchies.add_all(root, &["cpuset"], &scope));
+                (join, freezer.join(&scope))
+            }
+        };
+        Ok(Scope {
+            version,
+            own: join.clone(),
+            join,
+            kill,
+            shared: Vec::new(),
+            foreign: false,
+        })
+    }
+
+    /// For a task with limits of input and output: on v1 these need a directory of ours in the blkio hierarchy, which other tasks
+    /// do without. On v2, in a foreign scope, and where there is no such hierarchy, it changes nothing.
+    pub fn with_io(self) -> Scope {
+        self.with_io_below(Path::new(ROOT))
+    }
+
+    pub(crate) fn with_io_below(mut self, root: &Path) -> Scope {
+        if self.version == Version::V2 || self.foreign {
+            return self;
+        }
+        let Ok(scope) = self.kill.strip_prefix(root.join("freezer")).map(Path::to_owned) else {
+            return self;
+        };
+        let mut hierarchies = Hierarchies::default();
+        let others: Vec<&str> = AGENT_HIERARCHIES.iter().chain(&OWN_HIERARCHIES).copied().collect();
+        hierarchies.add_all(root, &others, &scope);
+        for dir in hierarchies.add_all(root, &["blkio"], &scope) {
+            if !self.join.contains(&dir) {
+                // The cpuset stays the last.
+                self.join.insert(1, dir.clone());
+                self.own.push(dir);
+            }
+        }
+        self
+    }
+
     /// For a run without an agent: what the agent would make and remove is ours, except for the cpuset of all tasks.
     pub fn owning_all(mut self) -> Scope {
         if !self.foreign {
@@ -247,8 +312,8 @@ impl Scope {
         self
     }
 
-    /// Makes what is missing of `join` and `own`. The agent makes its part before a start; a run by hand has no agent. A foreign
-    /// cgroup must be there already.
+    /// Makes what is missing of `join` and `own`, and sees to it that the controllers reach it on v2. The agent makes its part
+    /// before a start; a run by hand has no agent. A foreign cgroup must be there already.
     pub fn make(&self) -> Result<(), ScopeError> {
         if self.foreign {
             return match self.join.iter().find(|dir| !dir.is_dir()) {
@@ -260,12 +325,17 @@ impl Scope {
                 }),
             };
         }
-        self.join.iter().chain(&self.own).try_for_each(|dir| make_dir(dir))
+        for dir in self.join.iter().chain(&self.own) {
+            if directory::make(dir)? {
+                directory::enable_controllers(dir);
+            }
+        }
+        Ok(())
     }
 
     /// Makes what is missing of `shared`.
     pub fn make_shared(&self) -> Result<(), ScopeError> {
-        self.shared.iter().try_for_each(|dir| make_dir(dir))
+        self.shared.iter().try_for_each(|dir| directory::make(dir).map(drop))
     }
 
     /// Inode of the directory by which the task is counted. A cgroup that was removed and made again has another one. `None`: it
@@ -296,7 +366,7 @@ impl Scope {
             .filter_map(SessionScope::dir)
             .chain(self.own.iter().map(PathBuf::as_path))
         {
-            if let Err(source) = remove_dir(dir) {
+            if let Err(source) = directory::remove(dir) {
                 first_failure.get_or_insert(ScopeError::Io {
                     action: "remove",
                     path: dir.to_owned(),
@@ -313,6 +383,15 @@ impl Scope {
 struct Hierarchies(Vec<PathBuf>);
 
 impl Hierarchies {
+    /// `scope` in the hierarchy of each of `controllers` that [`Hierarchies::add`] finds.
+    fn add_all(&mut self, root: &Path, controllers: &[&str], scope: &Path) -> Vec<PathBuf> {
+        controllers
+            .iter()
+            .filter_map(|name| self.add(root, name))
+            .map(|hierarchy| hierarchy.join(scope))
+            .collect()
+    }
+
     /// The controller's hierarchy by the agent's path, unless it is absent or was added under another name.
     fn add(&mut self, root: &Path, controller: &str) -> Option<PathBuf> {
         let path = root.join(controller);
@@ -351,6 +430,47 @@ fn without_partition(containing: &Path) -> &Path {
     }
 }
 
+fn require_names(alloc_id: &str, task: &str) -> Result<(), ScopeError> {
+    match [alloc_id, task]
+        .into_iter()
+        .find(|name| name.is_empty() || name.contains(['/', '\0', '\n']))
+    {
+        None => Ok(()),
+        Some(name) => Err(ScopeError::UnusableName { name: name.to_owned() }),
+    }
+}
+
+/// The parent relative to the root of the hierarchy.
+fn usable_parent(root: &Path, version: Version, parent: &str) -> Result<PathBuf, ScopeError> {
+    let unusable = |reason| ScopeError::UnusableParent {
+        value: parent.to_owned(),
+        reason,
+    };
+    if parent.contains(['\0', '\n']) {
+        return Err(unusable("it holds a NUL or a line feed"));
+    }
+    let path = Path::new(parent);
+    let below = match (version, path.strip_prefix(root)) {
+        (Version::V2, Ok(below)) => below,
+        (Version::V1, Ok(_)) => return Err(unusable("with cgroup v1 it is a path below each hierarchy")),
+        (_, Err(_)) => path.strip_prefix("/").unwrap_or(path),
+    };
+    let mut names = PathBuf::new();
+    for part in below.components() {
+        match part {
+            Component::Normal(name) => names.push(name),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                return Err(unusable("it leads upwards"));
+            }
+        }
+    }
+    if names.as_os_str().is_empty() {
+        return Err(unusable("it is empty, or the root"));
+    }
+    Ok(names)
+}
+
 fn usable_override(base: &Path, path: &str) -> Result<PathBuf, ScopeError> {
     let unusable = |reason| ScopeError::UnusableOverride {
         value: path.to_owned(),
@@ -363,63 +483,6 @@ fn usable_override(base: &Path, path: &str) -> Result<PathBuf, ScopeError> {
         return Err(unusable("it holds a NUL"));
     }
     Ok(override_path(base, path))
-}
-
-/// Like `mkdir -p`, and makes each new level usable: on v1 a cpuset needs CPUs before anyone may enter, on v2 a controller works
-/// in a cgroup only if its parent passes it on.
-fn make_dir(dir: &Path) -> Result<(), ScopeError> {
-    let failed = |action, path: &Path, source| ScopeError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    };
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent() {
-        make_dir(parent)?;
-        pass_on_controllers(parent);
-    }
-    match fs::create_dir(dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(e) => return Err(failed("create", dir, e)),
-    }
-    if dir.join("cgroup.controllers").exists() {
-        // On v2 an empty cpuset follows the parent's, and the root has none to copy.
-        return Ok(());
-    }
-    cpuset::inherit(dir).map_err(|e| failed("initialise", dir, e))
-}
-
-/// As far as the parent has them and allows it. What is missing shows when a limit is applied.
-fn pass_on_controllers(parent: &Path) {
-    let Ok(available) = interface::read(&parent.join("cgroup.controllers")) else {
-        return;
-    };
-    for controller in available
-        .split_ascii_whitespace()
-        .filter(|name| ["cpu", "cpuset", "io", "memory", "pids"].contains(name))
-    {
-        let _ = interface::write(&parent.join("cgroup.subtree_control"), &format!("+{controller}"));
-    }
-}
-
-/// Removes a cgroup without children. Killed processes leave it only when they are done with dying.
-pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
-    const ATTEMPTS: u32 = 50;
-    let mut attempt = 1;
-    loop {
-        match fs::remove_dir(dir) {
-            Ok(()) => return Ok(()),
-            Err(e) if interface::is_absence(&e) => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && attempt < ATTEMPTS => {
-                attempt += 1;
-                thread::sleep(Duration::from_millis(2));
-            }
-            Err(e) => return Err(e),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -556,6 +619,69 @@ mod tests {
             let found = v1(root.path(), "cpuset/nomad/share", task);
             assert!(matches!(found, Err(ScopeError::UnusableName { .. })), "{task:?}");
         }
+    }
+
+    #[test]
+    fn a_scope_below_a_parent_is_all_ours() {
+        let scope_of = |parent| Scope::below_parent(Path::new("/r"), Version::V2, parent, ALLOC, "web").unwrap();
+        for parent in [
+            "batch.slice/low",
+            "/batch.slice/low",
+            "/r/batch.slice/low/",
+            "./batch.slice//low",
+        ] {
+            let scope = scope_of(parent);
+            let dir = PathBuf::from(format!("/r/batch.slice/low/{ALLOC}.web.scope"));
+            assert_eq!(
+                (&scope.join, &scope.own, &scope.kill),
+                (&vec![dir.clone()], &vec![dir.clone()], &dir),
+                "{parent}"
+            );
+            assert!(!scope.foreign && scope.shared.is_empty());
+        }
+
+        let root = v1_root(&["freezer", "cpu", "memory", "cpuset", "pids", "blkio"], false);
+        let at = |name: &str| root.path().join(name).join("batch/low").join(format!("{ALLOC}.web"));
+        let scope = Scope::below_parent(root.path(), Version::V1, "/batch/low", ALLOC, "web").unwrap();
+        let expected = [at("freezer"), at("cpu"), at("memory"), at("pids"), at("cpuset")];
+        assert_eq!(scope.join, expected);
+        assert_eq!(scope.own, expected);
+        assert_eq!(scope.kill, at("freezer"));
+    }
+
+    #[test]
+    fn a_parent_that_names_no_cgroup_below_the_root_is_refused() {
+        for (version, parent) in [
+            (Version::V2, ""),
+            (Version::V2, "/"),
+            (Version::V2, "/r"),
+            (Version::V2, "a/../.."),
+            (Version::V2, "a\0b"),
+            (Version::V1, "/r/memory/a"),
+            (Version::V1, "."),
+        ] {
+            let found = Scope::below_parent(Path::new("/r"), version, parent, ALLOC, "web");
+            assert!(matches!(found, Err(ScopeError::UnusableParent { .. })), "{parent:?}");
+        }
+        let name = Scope::below_parent(Path::new("/r"), Version::V2, "a", ALLOC, "a/b");
+        assert!(matches!(name, Err(ScopeError::UnusableName { .. })));
+    }
+
+    #[test]
+    fn on_v1_only_a_task_with_limits_of_input_and_output_has_a_directory_for_them() {
+        let root = v1_root(&["freezer", "cpu", "memory", "cpuset", "pids", "blkio"], false);
+        let dir = root.path().join("blkio/nomad").join(format!("{ALLOC}.web"));
+        let plain = v1(root.path(), "cpuset/nomad/share", "web").unwrap();
+        assert!(!plain.join.contains(&dir));
+        let with_io = plain.clone().with_io_below(root.path());
+        assert!(with_io.join.contains(&dir) && with_io.own.contains(&dir));
+        assert_eq!(with_io.join.last(), plain.join.last(), "the cpuset is the last");
+        assert_eq!(with_io.clone().with_io_below(root.path()), with_io);
+
+        let unified = v2("/r/a/x.scope").unwrap();
+        assert_eq!(unified.clone().with_io_below(Path::new("/r")), unified);
+        fs::remove_file(root.path().join("blkio/cgroup.procs")).unwrap();
+        assert_eq!(plain.clone().with_io_below(root.path()), plain);
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::scope::remove_dir;
-use crate::{Scope, Version, kill, members, populated};
+use crate::{Scope, Version, directory, kill, members, populated};
 
 /// `exec-N` below the task's cgroup, so that a session can be killed without the task, and counts as the task's. No
 /// controller is ever enabled for it: on v2 that would fail while the main process is in the scope.
@@ -97,7 +96,7 @@ impl SessionScope {
     /// Removes the cgroup. One that is gone already is fine; processes that are just ending are waited for, briefly.
     pub fn remove(&self) -> io::Result<()> {
         self.dir.as_deref().map_or(Ok(()), |dir| {
-            remove_dir(dir)
+            directory::remove(dir)
                 .map_err(|e| io::Error::new(e.kind(), format!("cannot remove cgroup {}: {e}", dir.display())))
         })
     }

@@ -97,10 +97,7 @@ impl Foreground {
         };
         let supervisor = Supervisor {
             dir: dir.try_clone()?,
-            supervision: Supervision {
-                init_program,
-                cgroups: Vec::new(),
-            },
+            supervision: Supervision { init_program },
             children,
             sessions,
             commands: queue,

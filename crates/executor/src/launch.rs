@@ -14,6 +14,7 @@ use holdfast_cgroup::Scope;
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names, now_ms};
+use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::{self, Registered};
@@ -29,9 +30,6 @@ use crate::task::{self, NamedSteps, Task, TaskError};
 
 /// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
 const START_BOUND: Duration = Duration::from_secs(30);
-
-/// A v1 hierarchy is mounted at `/sys/fs/cgroup/NAME`, by Nomad's rule: the root and four names.
-const HIERARCHY_DEPTH: usize = 5;
 
 /// A task whose main process runs.
 #[derive(Debug)]
@@ -74,6 +72,9 @@ pub enum LaunchError {
     /// A cgroup of our own could not be made.
     #[error(transparent)]
     Scope(#[from] holdfast_cgroup::ScopeError),
+    /// Limits that must hold do not.
+    #[error("limits are strict: {0}")]
+    Limits(String),
     /// A step of the main process failed: step, object, reason.
     #[error("{explanation}")]
     Step {
@@ -95,7 +96,7 @@ impl LaunchError {
             Self::Step { errno, .. } => Some(*errno),
             Self::Init(_) => return true,
             Self::Record(e) => return e.is_transient(),
-            Self::Task(_) | Self::Scope(_) => None,
+            Self::Task(_) | Self::Scope(_) | Self::Limits(_) => None,
         };
         const PASSING: [i32; 7] = [
             libc::ENOMEM,
@@ -122,9 +123,6 @@ fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Result<T, Lau
 pub struct Supervision {
     /// The init on disk.
     pub init_program: PathBuf,
-    /// Cgroups (v1) for this executor and the init, entered together with the main process's own: the kernel makes the first move
-    /// of a burst wait for a grace period, and only the first.
-    pub cgroups: Vec<PathBuf>,
 }
 
 /// Launches.
@@ -154,7 +152,9 @@ async fn clone_and_release(
     scope: Option<Scope>,
     supervision: &Supervision,
 ) -> Result<Launched, LaunchError> {
-    let warnings = apply_limits(scope.as_ref(), &task.limits);
+    let mut task = task;
+    let mut warnings = apply_limits(scope.as_ref(), &task.limits, task.strict_limits)?;
+    warnings.extend(task::reach(&mut task.plan));
     let owner = task
         .plan
         .credentials
@@ -176,12 +176,11 @@ async fn clone_and_release(
         }
         _ => None,
     };
-    let join = if unified.is_some() {
-        Vec::new()
-    } else {
-        joined(scope.as_ref(), &supervision.cgroups)
+    let join = match &scope {
+        Some(scope) if unified.is_none() => scope.join.as_slice(),
+        _ => &[],
     };
-    let steps = main_steps(&task, &join);
+    let steps = main_steps(&task, join);
     let plan = preparing("preparing the steps", in_memory("plan"))?;
     let block = preparing("preparing the steps", steps.steps.as_bytes())?;
     preparing(
@@ -212,13 +211,8 @@ async fn clone_and_release(
     };
     drop((init_report, gate, exit, plan));
     let (pid, main) = cloned(report, dir, &steps).await?;
-    let executor = preparing("moving the executor", enter_shared(&supervision.cgroups, 0));
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
-    executor?;
-    if let Some(pid) = preparing("finding the init", init.pid())? {
-        preparing("moving the init", enter_shared(&supervision.cgroups, pid))?;
-    }
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
@@ -255,6 +249,11 @@ fn record_and_release(
     release: &OwnedFd,
 ) -> Result<(Record, Vec<String>), LaunchError> {
     let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
+    // Counted from the release, which comes next.
+    let deadline = task.plan.ending.max_runtime.map(|limit| {
+        let now = u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX);
+        now.saturating_add(limit.limit_ms)
+    });
     let record = Record {
         version: Record::VERSION,
         task_id: task.task_id,
@@ -269,7 +268,8 @@ fn record_and_release(
         plan: task.plan,
         oom_baseline,
         stop: None,
-        runtime_deadline_boot_ms: None,
+        runtime_deadline_boot_ms: deadline,
+        main_oom_killed: None,
         extra: holdfast_record::Extra::new(),
     };
     dir.write_record(&record)?;
@@ -281,22 +281,6 @@ fn record_and_release(
 async fn early_end(events: &Registered, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
     let event = tokio::time::timeout(Duration::from_secs(1), first_event(events)).await;
     matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
-}
-
-/// Enters the executors' cgroups, making them again when the last other executor's agent has just removed them as empty.
-pub fn enter_shared(directories: &[PathBuf], pid: i32) -> io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match holdfast_cgroup::enter(directories, pid) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => {
-                tries += 1;
-                for directory in directories {
-                    std::fs::create_dir_all(directory)?;
-                }
-            }
-            entered => return entered,
-        }
-    }
 }
 
 /// Kills what a failed launch has cloned.
@@ -313,19 +297,30 @@ impl Drop for Unreleased {
     }
 }
 
-fn apply_limits(scope: Option<&Scope>, limits: &holdfast_cgroup::Limits) -> Vec<String> {
-    let Some(scope) = scope.filter(|scope| !scope.foreign) else {
-        return Vec::new();
+/// Returns what could not be applied, which is an error if limits are strict. A task that has no cgroup of its own was placed without
+/// limits, which only a strict one minds.
+fn apply_limits(
+    scope: Option<&Scope>,
+    limits: &holdfast_cgroup::Limits,
+    is_strict: bool,
+) -> Result<Vec<String>, LaunchError> {
+    let refusals: Vec<String> = match scope {
+        Some(scope) if !scope.foreign => match holdfast_cgroup::apply(scope, limits) {
+            Ok(()) => Vec::new(),
+            Err(e) => e.refusals.iter().map(ToString::to_string).collect(),
+        },
+        _ if is_strict && *limits != holdfast_cgroup::Limits::default() => {
+            vec!["the task has no cgroup of its own, so that no controller can apply any".to_owned()]
+        }
+        _ => Vec::new(),
     };
-    match holdfast_cgroup::apply(scope, limits) {
-        Ok(()) => Vec::new(),
-        Err(e) => e
-            .refusals
-            .iter()
-            .map(ToString::to_string)
-            .inspect(|refusal| log::line(refusal))
-            .collect(),
+    if is_strict && !refusals.is_empty() {
+        return Err(LaunchError::Limits(refusals.join("; ")));
     }
+    for refusal in &refusals {
+        log::line(refusal);
+    }
+    Ok(refusals)
 }
 
 /// One standard stream of the task.
@@ -405,23 +400,13 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     File::open(path).map(Into::into)
 }
 
-/// What the main process joins on v1: its own cgroups, and the executors' in the hierarchies where it has none, lest it stay in the
-/// agent's unit there.
-fn joined(scope: Option<&Scope>, shared: &[PathBuf]) -> Vec<PathBuf> {
-    let own = scope.map(|scope| scope.join.clone()).unwrap_or_default();
-    let hierarchy = |path: &Path| path.components().take(HIERARCHY_DEPTH).collect::<PathBuf>();
-    let is_covered = |path: &&PathBuf| own.iter().any(|own| hierarchy(own) == hierarchy(path));
-    let rest: Vec<PathBuf> = shared.iter().filter(|path| !is_covered(path)).cloned().collect();
-    own.into_iter().chain(rest).collect()
-}
-
 /// The steps of the main process. On v2 it is cloned into its cgroup and joins none.
 fn main_steps(task: &Task, join: &[PathBuf]) -> NamedSteps {
     let plan = &task.plan;
     let mut named = NamedSteps::default();
     for directory in join {
-        let procs = holdfast_cgroup::procs_file(directory);
-        named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(procs));
+        let threads = holdfast_cgroup::threads_file(directory);
+        named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(threads));
     }
     if let Some(path) = &plan.network_namespace {
         named = named.then(path.clone(), |steps| steps.join_network_namespace(path));

@@ -4,6 +4,7 @@
 //! asynchronous one, and the [`pump`], which writes the output.
 
 pub mod adopt;
+pub mod attributes;
 pub mod children;
 pub mod cli;
 pub mod client;

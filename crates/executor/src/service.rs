@@ -68,6 +68,9 @@ fn refused(refusal: Refusal) -> Status {
         Refusal::Idle
         | Refusal::Over
         | Refusal::NotEquipped
+        | Refusal::MainOver
+        | Refusal::Frozen
+        | Refusal::Dying
         | Refusal::NoCgroup(_)
         | Refusal::Freezer(_)
         | Refusal::Signal(..) => Status::failed_precondition(refusal.to_string()),

@@ -1,6 +1,7 @@
 //! `holdfast-executor supervise DIR READY_FD [--adopt] [CGROUP...]`: what the driver starts. Not for people.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,15 +13,12 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
-use crate::launch::{Supervision, enter_shared};
+use crate::launch::Supervision;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
 use crate::supervisor::{COMMIT_BOUND, IDLE, Supervisor};
-use crate::{adopt, init_binary, log};
-
-/// As low as systemd's own services; a task's executor must outlive the task when memory is short.
-const PROTECTED_SCORE: &str = "-900";
+use crate::{adopt, attributes, init_binary, log};
 
 /// The arguments, parsed without a parser that would cost every task memory.
 #[derive(Debug)]
@@ -34,12 +32,9 @@ struct Arguments {
 /// Runs to the end of the task. Errors are in the log, which is standard error.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let arguments = parse(arguments)?;
-    // Allowed to few; without it the executor is as likely to be chosen as its launcher.
-    let _ = std::fs::write("/proc/self/oom_score_adj", PROTECTED_SCORE);
-    if arguments.adopt {
-        // A launch enters later, together with the main process.
-        enter_shared(&arguments.cgroups, 0).context("entering the executors' cgroup")?;
-    }
+    attributes::protect();
+    // While there is one thread. The init is born there, and the main process leaves it for its own.
+    enter(&arguments.cgroups).context("entering the executors' cgroup")?;
     process::set_child_subreaper().context("becoming a subreaper")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,6 +60,22 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Arguments> {
         adopt,
         cgroups: rest.map(PathBuf::from).collect(),
     })
+}
+
+/// Enters the executors' cgroups, making them again when the last other executor's agent has just removed them as empty.
+fn enter(directories: &[PathBuf]) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match holdfast_cgroup::enter_alone(directories) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => {
+                tries += 1;
+                for directory in directories {
+                    std::fs::create_dir_all(directory)?;
+                }
+            }
+            entered => return entered,
+        }
+    }
 }
 
 async fn supervise(arguments: Arguments) -> Result<()> {
@@ -107,10 +118,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     drop(arguments.ready);
     let supervisor = Supervisor {
         dir,
-        supervision: Supervision {
-            init_program,
-            cgroups: arguments.cgroups,
-        },
+        supervision: Supervision { init_program },
         children,
         sessions,
         commands: queue,

@@ -11,6 +11,8 @@ use holdfast_record::{
 use holdfast_sys::spawn::{Code, Failure, Steps};
 use holdfast_wire::executor_v1::{self, Credentials, IoMax, Limits, Output, Placement, RotatedFiles, TaskSpec, output};
 
+use crate::attributes;
+
 /// A task to launch: what may be recorded, and what may not.
 #[derive(Debug)]
 pub struct Task {
@@ -291,6 +293,27 @@ pub fn scope_of(placement: &PlacementRecord) -> Option<Scope> {
         shared: Vec::new(),
         foreign: placement.foreign,
     })
+}
+
+/// What nobody asked for and this executor may not set stays as it was inherited: a start does not fail for it. Returns what the task
+/// goes without.
+pub fn reach(plan: &mut PlanRecord) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if plan.oom_score_adj == 0
+        && let Some(inherited) = attributes::unreachable_oom_score_adj(plan.oom_score_adj)
+    {
+        warnings.push(format!(
+            "oom_score_adj stays {inherited}, as it may not be lowered to 0"
+        ));
+        plan.oom_score_adj = inherited;
+    }
+    if plan.attributes.nice == 0
+        && let Some(inherited) = attributes::unreachable_nice(plan.attributes.nice)
+    {
+        warnings.push(format!("nice stays {inherited}, as it may not be lowered to 0"));
+        plan.attributes.nice = inherited;
+    }
+    warnings
 }
 
 /// Steps with what each works on, for the message when one fails.

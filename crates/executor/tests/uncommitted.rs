@@ -35,7 +35,6 @@ async fn a_launch_without_a_commit_ends_after_the_bound_and_one_with_it_does_not
             dir: dir.try_clone().unwrap(),
             supervision: Supervision {
                 init_program: holdfast_executor::init_binary::lay_out(state.path()).unwrap(),
-                ..Supervision::default()
             },
             children: children.clone(),
             sessions: Sessions::default(),

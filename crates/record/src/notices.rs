@@ -23,6 +23,12 @@ pub struct Notices {
     /// In the order in which they came.
     #[serde(default)]
     pub notices: Vec<Notice>,
+    /// How many OOM kills of others than the main process the notices have told since the task's start.
+    #[serde(default)]
+    pub oom_kills: u64,
+    /// How many refused forks they have told, by the scope's own count.
+    #[serde(default)]
+    pub forks_refused: u64,
     /// Fields of newer writers.
     #[serde(flatten)]
     pub extra: Extra,
@@ -48,6 +54,8 @@ impl Default for Notices {
             version: RECORD_VERSION,
             next: 0,
             notices: Vec::new(),
+            oom_kills: 0,
+            forks_refused: 0,
             extra: Extra::new(),
         }
     }

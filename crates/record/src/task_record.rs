@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootId, Extra, PlanRecord, ProcessIdentity, RECORD_VERSION};
+use crate::{BootId, Extra, KillStep, PlanRecord, ProcessIdentity, RECORD_VERSION};
 
 /// Written by the executor before the main process is released, and again whenever something in it changes. Replaced
 /// atomically and not synced: after a power cut the boot id says that nothing of it is alive.
@@ -42,6 +42,9 @@ pub struct Record {
     /// When it will have run as long as it may: milliseconds of CLOCK_BOOTTIME (clock_gettime(2)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime_deadline_boot_ms: Option<u64>,
+    /// Present once the main process is over and the task goes on without it: whether the kernel killed it for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main_oom_killed: Option<bool>,
     /// Fields of newer writers.
     #[serde(flatten)]
     pub extra: Extra,
@@ -52,21 +55,40 @@ impl Record {
     pub const VERSION: u32 = RECORD_VERSION;
 }
 
-/// A stop under way. An adopting executor carries on with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A stop under way. An adopting executor carries on with it at the step at which it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRecord {
-    /// Number of the signal that the main process got.
+    /// Number of the signal of the step under way.
     pub signal: i32,
     /// When it is killed: milliseconds of CLOCK_BOOTTIME (clock_gettime(2)), so that no clock change moves it.
     pub deadline_boot_ms: u64,
+    /// The signal was sent. Recorded after the fact: whoever adopts in between sends it again rather than never.
+    #[serde(default)]
+    pub signalled: bool,
+    /// When the step under way is over, as the deadline; absent: at the deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_until_boot_ms: Option<u64>,
+    /// The steps that follow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<KillStep>,
+    /// Somebody asked for it.
+    #[serde(default)]
+    pub requested: bool,
+    /// It began because the task had run as long as it may.
+    #[serde(default)]
+    pub timed_out: bool,
+    /// SIGKILL was sent, so that it says nothing of the kernel's own kills.
+    #[serde(default)]
+    pub killed: bool,
 }
 
 impl StopRecord {
-    /// `deadline` in CLOCK_BOOTTIME.
+    /// One step; `deadline` in CLOCK_BOOTTIME.
     pub fn new(signal: i32, deadline: Duration) -> StopRecord {
         StopRecord {
             signal,
-            deadline_boot_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+            deadline_boot_ms: milliseconds(deadline),
+            ..StopRecord::default()
         }
     }
 
@@ -75,8 +97,19 @@ impl StopRecord {
         Duration::from_millis(self.deadline_boot_ms)
     }
 
-    /// What is left of the grace at `now` (CLOCK_BOOTTIME); zero once it is over.
-    pub fn remaining(&self, now: Duration) -> Duration {
-        self.deadline().saturating_sub(now)
+    /// When there is something to do next, in CLOCK_BOOTTIME: at the end of the step, and never later than at the deadline.
+    pub fn due(&self) -> Duration {
+        let step = self.step_until_boot_ms.map(Duration::from_millis);
+        step.map_or(self.deadline(), |step| step.min(self.deadline()))
     }
+
+    /// What is left of the step at `now` (CLOCK_BOOTTIME); zero once it is over.
+    pub fn remaining(&self, now: Duration) -> Duration {
+        self.due().saturating_sub(now)
+    }
+}
+
+/// As records hold times.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

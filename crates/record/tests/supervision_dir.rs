@@ -101,8 +101,18 @@ fn record() -> Record {
         stop: Some(StopRecord {
             signal: 15,
             deadline_boot_ms: 123_456,
+            signalled: true,
+            step_until_boot_ms: Some(100_000),
+            later: vec![KillStep {
+                signal: 3,
+                grace_ms: 500,
+            }],
+            requested: true,
+            timed_out: true,
+            killed: true,
         }),
         runtime_deadline_boot_ms: Some(5),
+        main_oom_killed: Some(true),
         extra: Extra::new(),
     }
 }

@@ -6,10 +6,14 @@
 //! [`holdfast_wire::executor_v1::TaskSpec`].
 
 pub mod access;
+pub mod attributes;
 pub mod capability;
 pub mod command;
+pub mod duration;
+pub mod ending;
 pub mod environment;
 pub mod isolation;
+pub mod limits;
 pub mod output;
 pub mod plan;
 mod retry;
@@ -20,5 +24,5 @@ pub use command::CommandError;
 pub use environment::{Arguments, Environment, EnvironmentError};
 pub use output::{LogCollection, LogRotation, OutputError, Sink};
 pub use plan::{Placement, PlanError, TaskOptions, TaskPlan};
-pub use users::{Credentials, DeniedIds, Resolver, UserError};
+pub use users::{Credentials, DeniedIds, Resolver, Subject, UserError};
 pub use work_dir::WorkDirError;

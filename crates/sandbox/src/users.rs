@@ -9,6 +9,7 @@ mod denied;
 mod getent;
 mod nsswitch;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub struct Credentials {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    /// Supplementary groups as initgroups(3) sets them: the primary group, then every group that lists the user; no
-    /// others.
+    /// Supplementary groups as initgroups(3) sets them: the primary group, then every group that lists the user, then those
+    /// that were asked for besides; no others.
     pub groups: Vec<u32>,
     /// Name of the user; the number for one that has none.
     pub name: String,
@@ -58,45 +59,83 @@ impl Credentials {
     }
 }
 
+/// Which option names somebody, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// `user`.
+    User(String),
+    /// `group`.
+    Group(String),
+    /// One of `group_add`.
+    GroupAdd(String),
+}
+
+impl Subject {
+    fn expected(&self) -> &'static str {
+        match self {
+            Subject::User(_) => "NAME, UID, NAME:GROUP or UID:GID",
+            Subject::Group(_) | Subject::GroupAdd(_) => "NAME or GID",
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::User(value) => write!(out, "user {value:?}"),
+            Subject::Group(value) => write!(out, "group {value:?}"),
+            Subject::GroupAdd(value) => write!(out, "group_add {value:?}"),
+        }
+    }
+}
+
 /// Why a user could not be resolved. The prefix and the texts for unknown names are the agent's own (Nomad 1.11.0,
 /// drivers/shared/validators; Go's os/user).
 #[derive(Debug, Error)]
 pub enum UserError {
-    /// Neither a name nor a number nor a pair of them.
-    #[error("failed to identify user {user:?}: expected NAME, UID, NAME:GROUP or UID:GID")]
+    /// Neither a name nor a number nor, for a user, a pair of them.
+    #[error("failed to identify {subject}: expected {}", subject.expected())]
     Malformed {
-        /// As it was given.
-        user: String,
+        /// The option and its value.
+        subject: Subject,
+    },
+    /// Only one can be the primary group.
+    #[error("failed to identify {subject}: it names a group, and so does group {group:?}")]
+    TwoGroups {
+        /// The option and its value.
+        subject: Subject,
+        /// What option `group` said.
+        group: String,
     },
     /// 4294967295 means "leave it as it is" to setresuid(2); what is larger is no id at all.
-    #[error("failed to identify user {user:?}: {id} is not a valid id")]
+    #[error("failed to identify {subject}: {id} is not a valid id")]
     IdOutOfRange {
-        /// As it was given.
-        user: String,
+        /// The option and its value.
+        subject: Subject,
         /// The number.
         id: String,
     },
     /// No such name.
-    #[error("failed to identify user {user:?}: user: unknown user {name}")]
+    #[error("failed to identify {subject}: user: unknown user {name}")]
     UnknownUser {
-        /// As it was given.
-        user: String,
+        /// The option and its value.
+        subject: Subject,
         /// The part before the colon.
         name: String,
     },
     /// No such name.
-    #[error("failed to identify user {user:?}: group: unknown group {group}")]
+    #[error("failed to identify {subject}: group: unknown group {group}")]
     UnknownGroup {
-        /// As it was given.
-        user: String,
-        /// The part after the colon.
+        /// The option and its value.
+        subject: Subject,
+        /// The name.
         group: String,
     },
     /// A database is there but unreadable: guessing would mean the wrong groups.
-    #[error("failed to identify user {user:?}: cannot read {}: {source}", path.display())]
+    #[error("failed to identify {subject}: cannot read {}: {source}", path.display())]
     Read {
-        /// As it was given.
-        user: String,
+        /// The option and its value.
+        subject: Subject,
         /// The database.
         path: PathBuf,
         /// Why.
@@ -106,30 +145,30 @@ pub enum UserError {
     #[error("failed to identify the current user: cannot read its groups: {0}")]
     OwnGroups(io::Error),
     /// getent(1) could not be run.
-    #[error("failed to identify user {user:?}: cannot run getent {query}: {source}")]
+    #[error("failed to identify {subject}: cannot run getent {query}: {source}")]
     Getent {
-        /// As it was given.
-        user: String,
+        /// The option and its value.
+        subject: Subject,
         /// What was asked.
         query: String,
         /// Why.
         source: io::Error,
     },
     /// getent(1) was killed at its time limit: some directory service does not answer.
-    #[error("failed to identify user {user:?}: getent {query} gave no answer within {} ms", limit.as_millis())]
+    #[error("failed to identify {subject}: getent {query} gave no answer within {} ms", limit.as_millis())]
     GetentTimeout {
-        /// As it was given.
-        user: String,
+        /// The option and its value.
+        subject: Subject,
         /// What was asked.
         query: String,
         /// How long was waited.
         limit: Duration,
     },
     /// getent(1) failed, or said something that is no entry.
-    #[error("failed to identify user {user:?}: getent {query} {complaint}")]
+    #[error("failed to identify {subject}: getent {query} {complaint}")]
     GetentAnswer {
-        /// As it was given.
-        user: String,
+        /// The option and its value.
+        subject: Subject,
         /// What was asked.
         query: String,
         /// What is wrong with the answer.
@@ -147,6 +186,7 @@ impl UserError {
             }
             UserError::GetentTimeout { .. } => true,
             UserError::Malformed { .. }
+            | UserError::TwoGroups { .. }
             | UserError::IdOutOfRange { .. }
             | UserError::UnknownUser { .. }
             | UserError::UnknownGroup { .. }
@@ -215,71 +255,50 @@ impl Resolver {
     /// (contract, U-2): gid = uid, home `/nonexistent`, and never in a database. Never is gid 0 added that nobody asked
     /// for (contract, pain 19).
     pub fn resolve(&self, user: &str) -> Result<Credentials, UserError> {
-        let (owner, group) = match user.split_once(':') {
-            Some((owner, group)) => (owner, Some(group)),
-            None => (user, None),
-        };
-        let owner = parse_id(user, owner)?;
-        let group = group.map(|group| parse_id(user, group)).transpose()?;
-        let lookup = Lookup {
-            user,
-            sources: &self.sources,
-            database: Database::of(user, &self.sources)?,
-        };
+        self.identify(Some(user), None, &[])
+    }
 
-        let group = match group {
-            None => None,
-            Some(Id::Number(gid)) => Some(gid),
-            Some(Id::Name(name)) => Some(lookup.group(name)?),
+    /// As [`Resolver::resolve`], with `group` in the place of the primary group and those of `group_add`, names or numbers, behind
+    /// all others. Without a user it is this process's own, looked up by its number, so that the groups are those of that user and
+    /// not what this process happens to have.
+    pub fn identify(
+        &self,
+        user: Option<&str>,
+        group: Option<&str>,
+        group_add: &[String],
+    ) -> Result<Credentials, UserError> {
+        let user = user.map_or_else(|| nix::unistd::geteuid().to_string(), str::to_owned);
+        let (owner, named) = match user.split_once(':') {
+            Some((owner, named)) => (owner, Some(named)),
+            None => (user.as_str(), None),
         };
-        let entry = match owner {
-            Id::Name(name) => match dynamic_id(name) {
-                Some(uid) => {
-                    let gid = group.unwrap_or(uid);
-                    let home = DYNAMIC_HOME.to_owned();
-                    let dynamic = Credentials {
-                        home,
-                        name: name.to_owned(),
-                        ..Credentials::numeric(uid, gid, vec![gid])
-                    };
-                    return Ok(dynamic);
-                }
-                None => lookup.passwd(name)?.ok_or_else(|| UserError::UnknownUser {
-                    user: user.to_owned(),
-                    name: name.to_owned(),
-                })?,
-            },
-            Id::Number(uid) => match lookup.passwd_by_uid(uid)? {
-                Some(entry) => entry,
-                None => {
-                    let gid = group.unwrap_or(uid);
-                    return Ok(Credentials::numeric(uid, gid, vec![gid]));
-                }
-            },
+        let subject = Subject::User(user.clone());
+        let owner = parse_id(&subject, owner)?;
+        if let (Some(_), Some(group)) = (named, group) {
+            return Err(UserError::TwoGroups {
+                subject,
+                group: group.to_owned(),
+            });
+        }
+        let database = Database::of(&subject, &self.sources)?;
+        let lookup = |subject| Lookup {
+            subject,
+            sources: &self.sources,
+            database,
         };
-        let Passwd {
-            name,
-            uid,
-            gid,
-            home,
-            shell,
-        } = entry;
-        let gid = group.unwrap_or(gid);
-        let mut groups = vec![gid];
-        for listed in lookup.groups_listing(&name)? {
-            if !groups.contains(&listed) {
-                groups.push(listed);
+        let gid = match (named, group) {
+            (Some(named), _) => Some(lookup(subject.clone()).gid(named)?),
+            (None, Some(group)) => Some(lookup(Subject::Group(group.to_owned())).gid(group)?),
+            (None, None) => None,
+        };
+        let mut credentials = lookup(subject).credentials(owner, gid)?;
+        for group in group_add {
+            let gid = lookup(Subject::GroupAdd(group.clone())).gid(group)?;
+            if !credentials.groups.contains(&gid) {
+                credentials.groups.push(gid);
             }
         }
-        let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
-        Ok(Credentials {
-            uid,
-            gid,
-            groups,
-            name,
-            home: or(home, "/"),
-            shell: or(shell, DEFAULT_SHELL),
-        })
+        Ok(credentials)
     }
 
     /// The credentials that this process has, and that a task without a user inherits. Ids and groups are the process's
@@ -321,9 +340,9 @@ enum Database {
 }
 
 impl Database {
-    fn of(user: &str, sources: &Sources) -> Result<Database, UserError> {
+    fn of(subject: &Subject, sources: &Sources) -> Result<Database, UserError> {
         let text = database::read(&sources.nsswitch).map_err(|source| UserError::Read {
-            user: user.to_owned(),
+            subject: subject.clone(),
             path: sources.nsswitch.clone(),
             source,
         })?;
@@ -335,17 +354,75 @@ impl Database {
     }
 }
 
-/// The look-ups for one user option.
+/// The look-ups for one option.
 struct Lookup<'a> {
-    user: &'a str,
+    subject: Subject,
     sources: &'a Sources,
     database: Database,
 }
 
 impl Lookup<'_> {
+    /// Of a user, with `gid` in the place of the primary group.
+    fn credentials(&self, owner: Id<'_>, gid: Option<u32>) -> Result<Credentials, UserError> {
+        let entry = match owner {
+            Id::Name(name) => match dynamic_id(name) {
+                Some(uid) => {
+                    let gid = gid.unwrap_or(uid);
+                    return Ok(Credentials {
+                        home: DYNAMIC_HOME.to_owned(),
+                        name: name.to_owned(),
+                        ..Credentials::numeric(uid, gid, vec![gid])
+                    });
+                }
+                None => self.passwd(name)?.ok_or_else(|| UserError::UnknownUser {
+                    subject: self.subject.clone(),
+                    name: name.to_owned(),
+                })?,
+            },
+            Id::Number(uid) => match self.passwd_by_uid(uid)? {
+                Some(entry) => entry,
+                None => {
+                    let gid = gid.unwrap_or(uid);
+                    return Ok(Credentials::numeric(uid, gid, vec![gid]));
+                }
+            },
+        };
+        let Passwd {
+            name,
+            uid,
+            gid: own,
+            home,
+            shell,
+        } = entry;
+        let gid = gid.unwrap_or(own);
+        let mut groups = vec![gid];
+        for listed in self.groups_listing(&name)? {
+            if !groups.contains(&listed) {
+                groups.push(listed);
+            }
+        }
+        let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+        Ok(Credentials {
+            uid,
+            gid,
+            groups,
+            name,
+            home: or(home, "/"),
+            shell: or(shell, DEFAULT_SHELL),
+        })
+    }
+
+    /// Of a group's name or number.
+    fn gid(&self, group: &str) -> Result<u32, UserError> {
+        match parse_id(&self.subject, group)? {
+            Id::Number(gid) => Ok(gid),
+            Id::Name(name) => self.group(name),
+        }
+    }
+
     fn getent(&self) -> Getent<'_> {
         Getent {
-            user: self.user,
+            subject: &self.subject,
             program: &self.sources.getent,
             limit: self.sources.getent_limit,
         }
@@ -353,7 +430,7 @@ impl Lookup<'_> {
 
     fn read(&self, path: &Path) -> Result<String, UserError> {
         database::read(path).map_err(|source| UserError::Read {
-            user: self.user.to_owned(),
+            subject: self.subject.clone(),
             path: path.to_owned(),
             source,
         })
@@ -393,7 +470,7 @@ impl Lookup<'_> {
                  }| gid,
             )
             .ok_or_else(|| UserError::UnknownGroup {
-                user: self.user.to_owned(),
+                subject: self.subject.clone(),
                 group: name.to_owned(),
             })
     }
@@ -409,8 +486,10 @@ impl Lookup<'_> {
     }
 }
 
-fn parse_id<'a>(user: &str, text: &'a str) -> Result<Id<'a>, UserError> {
-    let malformed = || UserError::Malformed { user: user.to_owned() };
+fn parse_id<'a>(subject: &Subject, text: &'a str) -> Result<Id<'a>, UserError> {
+    let malformed = || UserError::Malformed {
+        subject: subject.clone(),
+    };
     if text.is_empty() || text.starts_with('-') || text.contains(|c: char| c == ':' || c == '/' || c.is_control()) {
         return Err(malformed());
     }
@@ -420,7 +499,7 @@ fn parse_id<'a>(user: &str, text: &'a str) -> Result<Id<'a>, UserError> {
     match text.parse() {
         Ok(id) if id != u32::MAX => Ok(Id::Number(id)),
         _ => Err(UserError::IdOutOfRange {
-            user: user.to_owned(),
+            subject: subject.clone(),
             id: text.to_owned(),
         }),
     }

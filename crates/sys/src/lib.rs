@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod file;
+pub mod limit;
 pub mod process;
 pub mod readiness;
 pub mod signal;

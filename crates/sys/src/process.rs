@@ -63,6 +63,29 @@ impl PidFd {
         .map(drop)
     }
 
+    /// To the process group that this process leads: pidfd_send_signal(2) with PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9). Before,
+    /// kill(2) by number while the process is not reaped, which keeps the number its own. ESRCH: nobody is in the group.
+    pub fn send_signal_to_group(&self, signal: i32) -> io::Result<()> {
+        const PROCESS_GROUP: libc::c_uint = 1 << 2;
+        // SAFETY: no siginfo is given, which makes it as kill(2).
+        let sent = checked(unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal,
+                std::ptr::null::<u8>(),
+                PROCESS_GROUP,
+            )
+        } as libc::c_int);
+        match sent {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => match self.pid()? {
+                Some(pid) => kill(-pid, signal),
+                None => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            },
+            sent => sent.map(drop),
+        }
+    }
+
     /// The inode of the descriptor: unique for each process since Linux 6.9, the same for all before.
     pub fn inode(&self) -> io::Result<u64> {
         // SAFETY: zeros are a valid stat, and there is room for one.
@@ -196,6 +219,20 @@ pub fn new_session() -> io::Result<()> {
 pub fn ignore_signal(signal: i32) {
     // SAFETY: no handler is installed.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// The nice value of this thread (getpriority(2)), and so of what it clones.
+pub fn nice() -> io::Result<i32> {
+    // The system call itself answers with 20 less the value, so that an answer below zero is an error.
+    // SAFETY: plain numbers.
+    checked(unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) } as libc::c_int)
+        .map(|answer| 20 - answer)
+}
+
+/// setpriority(2) for this thread. EACCES, EPERM: it may not be lowered so far.
+pub fn set_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    checked(unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) } as libc::c_int).map(drop)
 }
 
 /// geteuid(2).

@@ -33,6 +33,15 @@ impl Registered {
         self.0.readable().await.map(|mut guard| guard.retain_ready())
     }
 
+    /// Returns when there is an exceptional condition (POLLPRI of poll(2)), as a file of a cgroup has once its content has changed.
+    /// Each change is told once, whether or not it was looked at; it must have been registered with [`Interest::PRIORITY`].
+    pub async fn priority(&self) -> io::Result<()> {
+        self.0
+            .ready(Interest::PRIORITY)
+            .await
+            .map(|mut guard| guard.clear_ready())
+    }
+
     /// Reads once there is something (read(2)).
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {

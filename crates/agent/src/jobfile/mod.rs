@@ -505,8 +505,8 @@ fn restart(parent: &Section<'_, '_>, default: Policy) -> Policy {
             "{} restarts {} times with a delay of {}, which does not fit into its interval of {}",
             section.name,
             policy.attempts,
-            crate::duration::format(policy.delay),
-            crate::duration::format(policy.interval)
+            holdfast_sandbox::duration::format(policy.delay),
+            holdfast_sandbox::duration::format(policy.interval)
         ));
     }
     section.finish(&["render_templates"]);

@@ -2,9 +2,9 @@
 
 use super::source::{Problem, Source};
 use super::value::{self, Kind, Number, Value};
-use crate::duration;
 use hcl_edit::Span;
 use hcl_edit::structure::{Attribute, Block, Body};
+use holdfast_sandbox::duration;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

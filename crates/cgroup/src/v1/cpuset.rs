@@ -33,6 +33,10 @@ pub(crate) fn apply(dirs: &[PathBuf], cpus: Option<&str>, mems: Option<&str>, wr
 /// Gives a new cgroup the CPUs and memory nodes of its parent, without which no process may enter it (ENOSPC). Does nothing in
 /// other hierarchies, or where something is set.
 pub(crate) fn inherit(dir: &Path) -> io::Result<()> {
+    if dir.join("cgroup.controllers").exists() {
+        // On v2 an empty cpuset follows the parent's, and the root has none to copy.
+        return Ok(());
+    }
     for file in [CPUS, MEMS] {
         let own = dir.join(file);
         match interface::read(&own) {

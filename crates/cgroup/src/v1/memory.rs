@@ -12,6 +12,9 @@ const MEMSW: &str = "memory.memsw.limit_in_bytes";
 const SWAPPINESS: &str = "memory.swappiness";
 const ONLY_V2: &str = "only cgroup v2 has this limit";
 
+/// Counts kills, and is what one registers for being told of them.
+pub(crate) const OOM_CONTROL: &str = "memory.oom_control";
+
 /// What memory.stat says of the cgroup and all below it, in bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -34,7 +37,7 @@ pub(crate) fn stat(content: &str) -> Stat {
 pub(crate) fn oom_kills(dirs: &[PathBuf]) -> Option<u64> {
     // The count is there since 4.13.
     dirs.iter()
-        .find_map(|dir| keyed(&interface::read(&dir.join("memory.oom_control")).ok()?, "oom_kill"))
+        .find_map(|dir| keyed(&interface::read(&dir.join(OOM_CONTROL)).ok()?, "oom_kill"))
 }
 
 /// What v1 has nothing for. What asks for no limit is fulfilled by having none.

@@ -3,7 +3,26 @@
 use std::path::Path;
 
 use crate::refusal::{Controller, Writes};
-use crate::{IoMax, weight};
+use crate::{IoMax, IoUsage, weight};
+
+/// Content of io.stat: a line per device, of `KEY=VALUE`.
+pub(crate) fn stat(content: &str) -> IoUsage {
+    let mut usage = IoUsage::default();
+    for (key, value) in content
+        .split_ascii_whitespace()
+        .filter_map(|field| field.split_once('='))
+    {
+        let counter = match key {
+            "rbytes" => &mut usage.read_bytes,
+            "wbytes" => &mut usage.write_bytes,
+            "rios" => &mut usage.read_operations,
+            "wios" => &mut usage.write_operations,
+            _ => continue,
+        };
+        *counter = counter.saturating_add(value.parse().unwrap_or(0));
+    }
+    usage
+}
 
 pub(crate) fn apply(scope: &Path, io_weight: Option<u16>, io_max: &[IoMax], writes: &mut Writes) {
     if let Some(value) = io_weight {
@@ -43,4 +62,23 @@ fn line(limit: &IoMax) -> String {
         written(read_operations),
         written(write_operations)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_devices_are_counted_and_what_is_no_transfer_is_not() {
+        let content = "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=99 dios=9\n254:0 \n\
+                       254:16 rbytes=100 wbytes=200 rios=3 wios=4 dbytes=0 dios=0 cost.usage=7\n";
+        let expected = IoUsage {
+            read_bytes: 110,
+            write_bytes: 220,
+            read_operations: 4,
+            write_operations: 6,
+        };
+        assert_eq!(stat(content), expected);
+        assert_eq!(stat(""), IoUsage::default());
+    }
 }

@@ -3,11 +3,12 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
-use holdfast_cgroup::Version;
-use holdfast_record::{PlacementRecord, SupervisionDir, TaskResult};
+use anyhow::{Context, Result, anyhow, bail};
+use holdfast_cgroup::{Scope, Version};
+use holdfast_record::{PlacementRecord, Record, SupervisionDir, TaskResult};
 use tokio::time::Instant;
 
+use super::known::lives;
 use super::target::Target;
 use crate::client::{self, Launcher, Peer, StartMode};
 
@@ -28,26 +29,41 @@ pub enum Connection {
     Over(TaskResult),
 }
 
+/// Who answers for a task while nothing is changed.
+#[derive(Debug)]
+pub enum Reached {
+    /// Its executor.
+    Peer(Box<Peer>),
+    /// Nobody any more.
+    Over(TaskResult),
+    /// Nobody: the executor is dead. The main process may be, too.
+    Orphan(Box<Record>),
+}
+
 /// Connects, and adopts the task in its place if its executor is dead.
 pub async fn connect(target: &Target) -> Result<Connection> {
+    match (reach(target).await?, target) {
+        (Reached::Peer(peer), _) => Ok(Connection::Peer { peer, adopted: false }),
+        (Reached::Over(result), _) => Ok(Connection::Over(result)),
+        (Reached::Orphan(record), Target::Dir(dir)) => adopt(dir, &record).await,
+        (Reached::Orphan(_), Target::Socket(path)) => bail!("{} lies in no supervision directory", path.display()),
+    }
+}
+
+/// Connects, or finds out why there is nobody to connect to.
+pub async fn reach(target: &Target) -> Result<Reached> {
     let dir = match target {
         Target::Dir(dir) => dir,
-        Target::Socket(path) => {
-            let peer = Box::new(client::connect_socket(path).await?);
-            return Ok(Connection::Peer { peer, adopted: false });
-        }
+        Target::Socket(path) => return Ok(Reached::Peer(Box::new(client::connect_socket(path).await?))),
     };
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(10);
     loop {
         if let Some(result) = dir.result()? {
-            return Ok(Connection::Over(result));
+            return Ok(Reached::Over(result));
         }
         let unreachable = match client::connect(dir).await {
-            Ok(peer) => {
-                let peer = Box::new(peer);
-                return Ok(Connection::Peer { peer, adopted: false });
-            }
+            Ok(peer) => return Ok(Reached::Peer(Box::new(peer))),
             Err(e) => e,
         };
         // Free once the executor is dead, however it died. It is only looked at: the adopting executor takes it.
@@ -62,15 +78,20 @@ pub async fn connect(target: &Target) -> Result<Connection> {
     }
     // It may have written the result as the last thing it did.
     if let Some(result) = dir.result()? {
-        return Ok(Connection::Over(result));
+        return Ok(Reached::Over(result));
     }
-    adopt(dir).await
-}
-
-async fn adopt(dir: &SupervisionDir) -> Result<Connection> {
+    let folder = dir.path().display();
     let record = dir
         .record()?
-        .ok_or_else(|| anyhow!("the task in {} was never started", dir.path().display()))?;
+        .ok_or_else(|| anyhow!("the task in {folder} was never started"))?;
+    if record.boot_id != holdfast_record::boot_id()? {
+        bail!("the task in {folder} ran before the host was booted");
+    }
+    Ok(Reached::Orphan(Box::new(record)))
+}
+
+/// Starts an executor in the place of the dead one, as a driver would: it outlives this process.
+pub async fn adopt(dir: &SupervisionDir, record: &Record) -> Result<Connection> {
     // Its own program, whatever became of the file since.
     let launcher = Launcher::new(PathBuf::from("/proc/self/exe"));
     let shared = shared_cgroups(&record.plan.placement);
@@ -85,6 +106,29 @@ async fn adopt(dir: &SupervisionDir) -> Result<Connection> {
             None => Err(e.into()),
         },
     }
+}
+
+/// The cgroups of a task whose executor is dead, for whoever acts on them in its place: only while they are the task's, and it lives.
+pub fn orphans_scope(record: &Record) -> Result<Scope> {
+    if !lives(&record.main) {
+        bail!("the task has ended, and its executor is dead");
+    }
+    let scope = crate::task::scope_of(&record.plan.placement).context("the task has no cgroup of its own")?;
+    if scope.foreign {
+        bail!("cgroup {} is not the task's own", scope.kill.display());
+    }
+    if record
+        .plan
+        .placement
+        .scope_inode
+        .is_some_and(|inode| scope.inode() != Some(inode))
+    {
+        bail!(
+            "cgroup {} was made again and is not the task's any more",
+            scope.kill.display()
+        );
+    }
+    Ok(scope)
 }
 
 /// Where the dead executor was. Only what is there already: a person's command makes no cgroups for others.

@@ -1,6 +1,6 @@
 //! `exec`: a session inside a task.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -17,14 +17,20 @@ use super::known::end_of;
 use super::signals::Signals;
 use super::target::TaskArgument;
 use super::terminal::{RawMode, size};
-use super::{ClosedOutput, exit_code};
+use super::{exit_code, print, print_error};
 
 /// Messages on their way.
 const IN_FLIGHT: usize = 8;
 const CHUNK: usize = 16 * 1024;
 
 /// `exec`.
+///
+/// The exit status is the command's, 128 + n after signal n. The command ends with this process: nothing of it stays behind.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  holdfast-executor exec -it web -- /bin/sh
+  holdfast-executor exec web -- ps aux
+  pg_dump db | holdfast-executor exec -i web -- psql")]
 pub struct Exec {
     #[command(flatten)]
     task: TaskArgument,
@@ -108,19 +114,11 @@ async fn copy(outputs: &mut Streaming<ExecOutput>) -> Result<ExitCode> {
             .map_err(|status| anyhow!("{}", status.message()))?
             .context("the executor went away before the command ended")?;
         match output.message {
-            Some(exec_output::Message::Stdout(bytes)) => write(&mut io::stdout(), &bytes)?,
-            Some(exec_output::Message::Stderr(bytes)) => write(&mut io::stderr(), &bytes)?,
+            Some(exec_output::Message::Stdout(bytes)) => print(&bytes)?,
+            Some(exec_output::Message::Stderr(bytes)) => print_error(&bytes)?,
             Some(exec_output::Message::Exit(SessionExit { exit_code: code, .. })) => return Ok(exit_code(code)),
             Some(exec_output::Message::StdoutClose(_) | exec_output::Message::StderrClose(_)) | None => {}
         }
-    }
-}
-
-fn write(stream: &mut impl Write, bytes: &[u8]) -> Result<()> {
-    match stream.write_all(bytes).and_then(|()| stream.flush()) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(ClosedOutput.into()),
-        Err(e) => Err(e).context("writing the command's output"),
     }
 }
 

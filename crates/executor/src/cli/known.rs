@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_cgroup::{Scope, Version};
 use holdfast_record::{Intent, ProcessIdentity, Record, RecordError, Status, SupervisionDir, TaskResult};
 
 use crate::client;
@@ -21,6 +22,8 @@ pub struct Known {
     pub record: Option<Record>,
     /// What it comes to.
     pub state: State,
+    /// Its processes are stopped by the freezer.
+    pub frozen: bool,
 }
 
 /// A task's state, as it is told.
@@ -55,7 +58,7 @@ impl State {
 }
 
 impl Known {
-    /// Looks. Takes no lock and changes nothing.
+    /// Looks, and asks the executor. Takes no lock and changes nothing.
     pub async fn of(dir: SupervisionDir) -> Result<Self, RecordError> {
         let intent = dir.intent()?;
         let record = dir.record()?;
@@ -63,12 +66,50 @@ impl Known {
             Some(result) => State::Ended(result),
             None => state(&dir, record.as_ref()).await?,
         };
-        Ok(Self {
+        Ok(Self::new(dir, intent, record, state))
+    }
+
+    /// Looks at records and processes alone: no executor is asked, so none wakes up.
+    pub fn by_records(dir: SupervisionDir) -> Result<Self, RecordError> {
+        let intent = dir.intent()?;
+        let record = dir.record()?;
+        let state = match (dir.result()?, &record) {
+            (Some(result), _) => State::Ended(result),
+            (None, None) if dir.lock()?.is_none() => State::Starting,
+            (None, None) => State::NotStarted,
+            (None, Some(record)) if is_this_boot(record) && lives(&record.executor) => State::Running,
+            (None, Some(record)) => without_executor(&dir, record)?,
+        };
+        Ok(Self::new(dir, intent, record, state))
+    }
+
+    fn new(dir: SupervisionDir, intent: Intent, record: Option<Record>, state: State) -> Self {
+        let mut known = Self {
             dir,
             intent,
             record,
             state,
-        })
+            frozen: false,
+        };
+        known.frozen = known.scope().is_some_and(|scope| is_frozen(&scope));
+        known
+    }
+
+    /// The task's cgroups while it lives in them.
+    pub fn scope(&self) -> Option<Scope> {
+        self.living_main()?;
+        let placement = &self.record.as_ref()?.plan.placement;
+        let scope = crate::task::scope_of(placement)?;
+        let is_same = placement.scope_inode.is_none_or(|inode| scope.inode() == Some(inode));
+        is_same.then_some(scope)
+    }
+
+    /// One word, for a table.
+    pub fn word(&self) -> &'static str {
+        match self.state {
+            State::Running if self.frozen => "frozen",
+            ref state => state.word(),
+        }
     }
 
     /// The main process while it lives.
@@ -81,8 +122,8 @@ impl Known {
 }
 
 async fn state(dir: &SupervisionDir, record: Option<&Record>) -> Result<State, RecordError> {
-    if record.is_some_and(|record| !is_this_boot(record)) {
-        return ended(dir, record, "the host was booted again while it ran");
+    if let Some(record) = record.filter(|record| !is_this_boot(record)) {
+        return without_executor(dir, record);
     }
     let unreachable = match tokio::time::timeout(ANSWER_BOUND, client::connect(dir)).await {
         Ok(Ok(peer)) if peer.identity.main.is_some() => return Ok(State::Running),
@@ -100,25 +141,35 @@ async fn state(dir: &SupervisionDir, record: Option<&Record>) -> Result<State, R
     if lives(&record.executor) {
         return Ok(State::Unreachable(unreachable));
     }
+    without_executor(dir, record)
+}
+
+fn without_executor(dir: &SupervisionDir, record: &Record) -> Result<State, RecordError> {
+    if !is_this_boot(record) {
+        return Ok(ended(dir, record, "the host was booted again while it ran"));
+    }
     if dir.exit().is_ok_and(|exit| exit.is_some()) || !lives(&record.main) {
-        return ended(dir, Some(record), "nobody was there to see its end");
+        return Ok(ended(dir, record, "nobody was there to see its end"));
     }
     Ok(State::Orphaned)
 }
 
 /// From what the init wrote, if it did.
-fn ended(dir: &SupervisionDir, record: Option<&Record>, otherwise: &str) -> Result<State, RecordError> {
-    let started_at_ms = record.map_or(0, |record| record.started_at_ms);
+fn ended(dir: &SupervisionDir, record: &Record, otherwise: &str) -> State {
     let (status, finished_at_ms) = match dir.exit() {
         Ok(Some(exit)) => of_exit_record(&exit),
         Ok(None) | Err(_) => (Status::Unknown(otherwise.to_owned()), 0),
     };
-    Ok(State::Ended(TaskResult::new(
-        status,
-        false,
-        started_at_ms,
-        finished_at_ms,
-    )))
+    State::Ended(TaskResult::new(status, false, record.started_at_ms, finished_at_ms))
+}
+
+/// Whether the freezer stops it (cgroup-v1, freezer-subsystem.rst; cgroup-v2, cgroup.events).
+fn is_frozen(scope: &Scope) -> bool {
+    let read = |name: &str| std::fs::read_to_string(scope.kill.join(name)).unwrap_or_default();
+    match scope.version {
+        Version::V1 => read("freezer.state").trim() == "FROZEN",
+        Version::V2 => read("cgroup.events").lines().any(|line| line == "frozen 1"),
+    }
 }
 
 fn is_this_boot(record: &Record) -> bool {
@@ -133,9 +184,10 @@ pub fn lives(identity: &ProcessIdentity) -> bool {
 /// How it ended, for a person.
 pub fn end_of(result: &TaskResult) -> String {
     let oom = if result.oom_killed { ", out of memory" } else { "" };
+    let late = if result.timed_out { ", out of time" } else { "" };
     match &result.status {
-        Status::Exited(code) => format!("exit code {code}{oom}"),
-        Status::Signalled(signal) => format!("killed by {}{oom}", signal_name(*signal)),
+        Status::Exited(code) => format!("exit code {code}{oom}{late}"),
+        Status::Signalled(signal) => format!("killed by {}{oom}{late}", signal_name(*signal)),
         Status::Unknown(reason) => format!("unknown: {reason}"),
         Status::NotStarted(reason) => format!("not started: {reason}"),
     }

@@ -6,36 +6,21 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use holdfast_record::{Status, SupervisionDir, driver_roots, now_ms};
-use serde::Serialize;
 
+use super::entry::Entry;
 use super::known::{Known, State, age, signal_name};
-use super::print;
 use super::table::{printable, render};
+use super::{print, print_json};
 
 /// `ls`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  holdfast-executor ls
+  holdfast-executor ls --json | jq -r '.[] | select(.state == \"orphaned\") | .dir'")]
 pub struct Ls {
-    /// Print JSON, with everything that is known
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
-}
-
-/// One task in JSON. Fields are added and never renamed.
-#[derive(Debug, Serialize)]
-struct Entry {
-    task_id: String,
-    alloc_id: String,
-    task: String,
-    driver: String,
-    state: &'static str,
-    pid: Option<i32>,
-    started_at_ms: Option<i64>,
-    finished_at_ms: Option<i64>,
-    exit_code: Option<i32>,
-    signal: Option<i32>,
-    oom_killed: bool,
-    reason: Option<String>,
-    dir: String,
 }
 
 impl Ls {
@@ -58,8 +43,8 @@ impl Ls {
         }
         tasks.sort_by(|a, b| (a.intent.created_at_ms, a.dir.path()).cmp(&(b.intent.created_at_ms, b.dir.path())));
         if self.json {
-            let entries: Vec<Entry> = tasks.iter().map(entry).collect();
-            print(format!("{}\n", serde_json::to_string_pretty(&entries)?))?;
+            let entries: Vec<Entry> = tasks.iter().map(Entry::of).collect();
+            print_json(&entries)?;
         } else {
             let rows: Vec<_> = tasks.iter().map(row).collect();
             print(render(
@@ -103,7 +88,7 @@ fn row(known: &Known) -> Vec<String> {
         printable(&known.intent.task_id.chars().take(8).collect::<String>()),
         printable(&known.intent.task_name),
         printable(&known.intent.driver),
-        known.state.word().to_owned(),
+        known.word().to_owned(),
         known
             .living_main()
             .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
@@ -114,39 +99,4 @@ fn row(known: &Known) -> Vec<String> {
         },
         exit,
     ]
-}
-
-fn entry(known: &Known) -> Entry {
-    let result = match &known.state {
-        State::Ended(result) => Some(result),
-        _ => None,
-    };
-    let status = result.map(|result| &result.status);
-    Entry {
-        task_id: known.intent.task_id.clone(),
-        alloc_id: known.intent.alloc_id.clone(),
-        task: known.intent.task_name.clone(),
-        driver: known.intent.driver.clone(),
-        state: known.state.word(),
-        pid: known.living_main(),
-        started_at_ms: known.record.as_ref().map(|record| record.started_at_ms),
-        finished_at_ms: result.map(|result| result.finished_at_ms).filter(|time| *time > 0),
-        exit_code: match status {
-            Some(Status::Exited(code)) => Some(*code),
-            Some(Status::Signalled(signal)) => Some(128 + signal),
-            _ => None,
-        },
-        signal: match status {
-            Some(Status::Signalled(signal)) => Some(*signal),
-            _ => None,
-        },
-        oom_killed: result.is_some_and(|result| result.oom_killed),
-        reason: match (status, &known.state) {
-            (Some(Status::Unknown(reason) | Status::NotStarted(reason)), _) | (_, State::Unreachable(reason)) => {
-                Some(reason.clone())
-            }
-            _ => None,
-        },
-        dir: known.dir.path().display().to_string(),
-    }
 }

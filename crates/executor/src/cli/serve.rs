@@ -24,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// `serve`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  holdfast-executor serve --socket /run/executor.sock")]
 pub struct Serve {
     /// Where to listen
     #[arg(long, value_name = "PATH")]

@@ -3,35 +3,76 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use holdfast_record::{CredentialsRecord, OutputRecord, PlanRecord, ProcessIdentity, Record, now_ms};
+use holdfast_record::{
+    Attributes, CredentialsRecord, Ending, ExitType, IoPriority, KillStep, KillTarget, Notice, OutputRecord, Overflow,
+    PlanRecord, ProcessIdentity, Record, Rlimit, Stragglers, now_ms,
+};
 use holdfast_sys::clock::boottime;
+use serde::Serialize;
 
+use super::entry::Entry;
 use super::known::{Known, State, age, end_of, lives, signal_name, time};
-use super::print;
-use super::table::printable;
+use super::table::{bytes, render_fields};
 use super::target::{Target, TaskArgument};
+use super::{print, print_json};
 use crate::client;
 
 /// `status`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  holdfast-executor status web
+  holdfast-executor status web --json | jq .exit_code")]
 pub struct ShowStatus {
     #[command(flatten)]
     task: TaskArgument,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `ls --json` says, and more. Fields are added and never renamed; what is not known is null. Described in docs/executor.md.
+#[derive(Debug, Serialize)]
+struct Detail {
+    #[serde(flatten)]
+    entry: Entry,
+    executor_pid: Option<i32>,
+    init_pid: Option<i32>,
+    committed: Option<bool>,
+    command: Option<String>,
+    work_dir: Option<String>,
+    user: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    stdout: Option<String>,
+    stderr: Option<String>,
+    cgroup: Option<String>,
+    notices: Vec<Told>,
+}
+
+#[derive(Debug, Serialize)]
+struct Told {
+    at_ms: i64,
+    message: String,
 }
 
 impl ShowStatus {
     pub async fn run(self, state_dir: &Path) -> Result<ExitCode> {
         let text = match self.task.find(state_dir)? {
-            Target::Dir(dir) => render(&lines(&Known::of(dir).await?)),
+            Target::Dir(dir) if self.json => {
+                print_json(&detail(&Known::of(dir).await?))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Target::Socket(path) if self.json => bail!("{} lies in no supervision directory", path.display()),
+            Target::Dir(dir) => render_fields(&lines(&Known::of(dir).await?)),
             Target::Socket(path) => {
                 let peer = client::connect_socket(&path).await?;
                 let identity = peer.identity;
                 let main = identity
                     .main
                     .map_or("none".to_owned(), |main| format!("pid {}", main.pid));
-                render(&[
+                render_fields(&[
                     ("Task", identity.task_id.clone()),
                     ("State", format!("{:?}", identity.state()).to_lowercase()),
                     ("Main", main),
@@ -50,12 +91,49 @@ impl ShowStatus {
 
 type Line = (&'static str, String);
 
-fn render(lines: &[Line]) -> String {
-    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    lines
-        .iter()
-        .map(|(name, value)| format!("{name:<width$}  {}\n", printable(value)))
-        .collect()
+fn detail(known: &Known) -> Detail {
+    let record = known.record.as_ref();
+    let plan = record.map(|record| &record.plan);
+    let credentials = plan.and_then(|plan| plan.credentials.as_ref());
+    // Pids of another boot are strangers'.
+    let is_current = |record: &&Record| holdfast_record::boot_id().is_ok_and(|boot| boot == record.boot_id);
+    let pid = |of: fn(&Record) -> &ProcessIdentity| {
+        let identity = of(record.filter(is_current)?);
+        lives(identity).then_some(identity.pid)
+    };
+    Detail {
+        entry: Entry::of(known),
+        executor_pid: pid(|record| &record.executor),
+        init_pid: pid(|record| &record.init),
+        committed: record.map(|record| record.committed),
+        command: plan.map(|plan| plan.command.clone()),
+        work_dir: plan.map(|plan| plan.work_dir.clone()),
+        user: plan.map(|plan| plan.user.clone()).filter(|user| !user.is_empty()),
+        uid: credentials.map(|credentials| credentials.uid),
+        gid: credentials.map(|credentials| credentials.gid),
+        stdout: plan.map(|plan| place(&plan.stdout)),
+        stderr: plan.map(|plan| place(&plan.stderr)),
+        cgroup: plan.and_then(|plan| Some(plan.placement.scope.as_ref()?.display().to_string())),
+        notices: told(known),
+    }
+}
+
+fn told(known: &Known) -> Vec<Told> {
+    let notices = known.dir.notices().ok().flatten().unwrap_or_default();
+    let told = |notice: Notice| Told {
+        at_ms: notice.at_ms,
+        message: notice.message,
+    };
+    notices.notices.into_iter().map(told).collect()
+}
+
+/// A path, or what stands for the numbered files.
+fn place(output: &OutputRecord) -> String {
+    match output {
+        OutputRecord::Null => "/dev/null".to_owned(),
+        OutputRecord::Path(path) => path.display().to_string(),
+        OutputRecord::Rotated { directory, prefix, .. } => format!("{}/{prefix}.<n>", directory.display()),
+    }
 }
 
 fn lines(known: &Known) -> Vec<Line> {
@@ -65,7 +143,7 @@ fn lines(known: &Known) -> Vec<Line> {
         ("Name", intent.task_name.clone()),
         ("Allocation", intent.alloc_id.clone()),
         ("Driver", intent.driver.clone()),
-        ("State", state(&known.state)),
+        ("State", state(known)),
     ];
     if let State::Ended(result) = &known.state {
         lines.push(("Exit", end_of(result)));
@@ -76,15 +154,20 @@ fn lines(known: &Known) -> Vec<Line> {
     if let Some(record) = &known.record {
         recorded(record, &known.state, &mut lines);
     }
+    for Told { at_ms, message } in told(known) {
+        lines.push(("Notice", format!("{}: {message}", time(at_ms))));
+    }
     lines.push(("Directory", known.dir.path().display().to_string()));
     lines
 }
 
-fn state(state: &State) -> String {
-    match state {
-        State::Unreachable(reason) => format!("unreachable: {reason}"),
-        State::Orphaned => "orphaned: its executor is dead; stop and exec start another one".to_owned(),
-        state => state.word().to_owned(),
+fn state(known: &Known) -> String {
+    let word = known.word();
+    match &known.state {
+        State::Unreachable(reason) => format!("{word}: {reason}"),
+        State::Orphaned if known.frozen => format!("{word}, frozen: its executor is dead; adopt starts another one"),
+        State::Orphaned => format!("{word}: its executor is dead; adopt starts another one"),
+        _ => word.to_owned(),
     }
 }
 
@@ -99,9 +182,9 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
         placement,
         oom_score_adj,
         network_namespace,
-        attributes: _,
-        ending: _,
-        max_sessions: _,
+        attributes,
+        ending,
+        max_sessions,
         extra: _,
     } = &record.plan;
     lines.push(("Started", when(record.started_at_ms)));
@@ -127,6 +210,11 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
         lines.push(("Cgroup", format!("{}{foreign}", scope.display())));
     }
     lines.push(("Oom score", oom_score_adj.to_string()));
+    attributes_lines(attributes, lines);
+    ending_lines(ending, lines);
+    if *max_sessions > 0 {
+        lines.push(("Sessions", format!("at most {max_sessions}")));
+    }
     if let Some(path) = network_namespace {
         lines.push(("Network", path.clone()));
     }
@@ -147,23 +235,89 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
     }
 }
 
+/// Those that are not usual.
+fn attributes_lines(attributes: &Attributes, lines: &mut Vec<Line>) {
+    let Attributes {
+        umask,
+        nice,
+        io_priority,
+        rlimits,
+    } = attributes;
+    let usual = Attributes::default();
+    if *umask != usual.umask {
+        lines.push(("Umask", format!("{umask:04o}")));
+    }
+    if *nice != usual.nice {
+        lines.push(("Nice", nice.to_string()));
+    }
+    match io_priority {
+        None => {}
+        Some(IoPriority::Realtime(level)) => lines.push(("Ionice", format!("realtime:{level}"))),
+        Some(IoPriority::BestEffort(level)) => lines.push(("Ionice", format!("best-effort:{level}"))),
+        Some(IoPriority::Idle) => lines.push(("Ionice", "idle".to_owned())),
+    }
+    for Rlimit { resource, soft, hard } in rlimits {
+        let limit = |value: &u64| match *value {
+            Rlimit::UNLIMITED => "unlimited".to_owned(),
+            value => value.to_string(),
+        };
+        lines.push(("Ulimit", format!("{resource}: {}:{}", limit(soft), limit(hard))));
+    }
+}
+
+/// Those that are not usual.
+fn ending_lines(ending: &Ending, lines: &mut Vec<Line>) {
+    let Ending {
+        kill_target,
+        kill_sequence,
+        stragglers,
+        exit_type,
+        max_runtime,
+    } = ending;
+    match kill_target {
+        KillTarget::Main => {}
+        KillTarget::Group => lines.push(("Signals", "to the process group".to_owned())),
+        KillTarget::Cgroup => lines.push(("Signals", "to every process".to_owned())),
+    }
+    if !kill_sequence.is_empty() {
+        let step = |step: &KillStep| format!("{} {} ms", signal_name(step.signal), step.grace_ms);
+        let steps: Vec<String> = kill_sequence.iter().map(step).collect();
+        lines.push(("Stop by", steps.join(", ")));
+    }
+    if *stragglers == Stragglers::Leave {
+        lines.push(("Stragglers", "are left".to_owned()));
+    }
+    if *exit_type == ExitType::Cgroup {
+        lines.push(("Over", "when the last process ends".to_owned()));
+    }
+    if let Some(bound) = max_runtime {
+        lines.push(("Runs", format!("at most {} s", bound.limit().as_secs())));
+    }
+}
+
 fn when(milliseconds: i64) -> String {
     format!("{} ({} ago)", time(milliseconds), age(now_ms() - milliseconds))
 }
 
 fn output(output: &OutputRecord) -> String {
     match output {
-        OutputRecord::Null => "/dev/null".to_owned(),
-        OutputRecord::Path(path) => path.display().to_string(),
+        OutputRecord::Null | OutputRecord::Path(_) => place(output),
         OutputRecord::Rotated {
-            directory,
-            prefix,
+            directory: _,
+            prefix: _,
             max_files,
             max_file_bytes,
-            overflow: _,
-        } => format!(
-            "{}/{prefix}.<n>, {max_files} files of {max_file_bytes} bytes",
-            directory.display()
-        ),
+            overflow,
+        } => {
+            let dropped = match overflow {
+                Overflow::Block => "",
+                Overflow::Drop => ", dropped when the disk is slow",
+            };
+            format!(
+                "{}, {max_files} files of {}{dropped}",
+                place(output),
+                bytes(*max_file_bytes)
+            )
+        }
     }
 }

@@ -24,6 +24,10 @@ const LEAVING_BOUND: Duration = Duration::from_secs(5);
 
 /// `stop`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  holdfast-executor stop web
+  holdfast-executor stop web --signal INT --grace 30s
+  holdfast-executor stop web --grace 0")]
 pub struct StopTask {
     #[command(flatten)]
     task: TaskArgument,

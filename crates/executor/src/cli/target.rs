@@ -25,6 +25,18 @@ pub struct TaskArgument {
     handle: Option<PathBuf>,
 }
 
+/// The tasks of a subcommand that takes several.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct TasksArgument {
+    /// Which tasks
+    #[arg(value_name = "TASK")]
+    tasks: Vec<String>,
+    /// The task of a Nomad handle: a file with its driver_state, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    handle: Option<PathBuf>,
+}
+
 /// Where the task can be reached.
 #[derive(Debug)]
 pub enum Target {
@@ -53,6 +65,17 @@ impl TaskArgument {
     }
 }
 
+impl TasksArgument {
+    /// Finds all of them, each with what it was called by, or says what there is instead of the first that is not there.
+    pub fn find(&self, state_dir: &Path) -> Result<Vec<(String, Target)>> {
+        let of_name = |name: &String| Ok((name.clone(), find(state_dir, name)?));
+        match &self.handle {
+            Some(file) => Ok(vec![(file.display().to_string(), Target::Dir(of_handle(file)?))]),
+            None => self.tasks.iter().map(of_name).collect(),
+        }
+    }
+}
+
 fn of_handle(file: &Path) -> Result<SupervisionDir> {
     let mut bytes = Vec::new();
     if file == Path::new("-") {
@@ -61,6 +84,9 @@ fn of_handle(file: &Path) -> Result<SupervisionDir> {
             .context("reading the handle from standard input")?;
     } else {
         bytes = std::fs::read(file).with_context(|| format!("reading handle {}", file.display()))?;
+    }
+    if let Some(foreign) = Foreign::of(&bytes) {
+        bail!("handle {}: {foreign}", file.display());
     }
     let handle = HandleState::parse(&bytes).with_context(|| format!("handle {}", file.display()))?;
     let dir = SupervisionDir::open(&handle.dir)?;
@@ -75,6 +101,47 @@ fn of_handle(file: &Path) -> Result<SupervisionDir> {
         );
     }
     Ok(dir)
+}
+
+/// A handle that leads to an executor of Nomad's own. Nothing of it is connected to: it speaks another protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Foreign {
+    /// Fields Pid, AddrNet and AddrName, by themselves or as the handle's PluginConfig; net/rpc, without gRPC.
+    #[error(
+        "a reattach config from before Nomad 0.9 (AddrNet, AddrName): its executor speaks net/rpc, which nothing here does"
+    )]
+    Before09,
+    /// Fields Network, Addr and Pid, by themselves or as ReattachConfig; JSON, or the MessagePack of a driver_state.
+    #[error("a reattach config of Nomad's own executor, which belongs to the built-in driver that started it")]
+    Nomad,
+}
+
+impl Foreign {
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else {
+            let is_named = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
+            // A map of MessagePack; text that is damaged is not.
+            let is_map = bytes
+                .first()
+                .is_some_and(|first| matches!(first, 0x80..=0x8f | 0xde | 0xdf));
+            return (is_map && is_named(b"ReattachConfig") && is_named(b"Addr")).then_some(Self::Nomad);
+        };
+        let nested = ["PluginConfig", "ReattachConfig"]
+            .into_iter()
+            .filter_map(|name| value.get(name));
+        std::iter::once(&value).chain(nested).find_map(|value| {
+            let has = |name| value.get(name).is_some();
+            match (
+                has("Pid"),
+                has("AddrNet") && has("AddrName"),
+                has("Network") && has("Addr"),
+            ) {
+                (true, true, _) => Some(Self::Before09),
+                (true, _, true) => Some(Self::Nomad),
+                _ => None,
+            }
+        })
+    }
 }
 
 fn find(state_dir: &Path, text: &str) -> Result<Target> {
@@ -175,6 +242,28 @@ fn distance(typed: &str, name: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn handles_of_nomads_own_executors_are_known_by_their_fields() {
+        let of = |text: &str| Foreign::of(text.as_bytes());
+        let before = r#"{"Pid":7,"AddrNet":"unix","AddrName":"/tmp/plugin1"}"#;
+        let own = r#"{"Protocol":"grpc","Network":"unix","Addr":"/tmp/plugin1","Pid":7}"#;
+        assert_eq!(of(before), Some(Foreign::Before09));
+        assert_eq!(
+            of(&format!(r#"{{"Version":"0.8.7","UserPid":8,"PluginConfig":{before}}}"#)),
+            Some(Foreign::Before09)
+        );
+        assert_eq!(of(own), Some(Foreign::Nomad));
+        assert_eq!(
+            of(&format!(r#"{{"ReattachConfig":{own},"Pid":8}}"#)),
+            Some(Foreign::Nomad)
+        );
+        let packed = b"\x82\xaeReattachConfig\x84\xa4Addr\xa4/tmp\xa3Pid\x07";
+        assert_eq!(Foreign::of(packed), Some(Foreign::Nomad));
+        for other in ["", "{}", "{\"version\":1,\"dir\":\"/x\"}", "[]", "ReattachConfig Addr"] {
+            assert_eq!(of(other), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn a_typing_mistake_is_near() {

@@ -34,6 +34,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration such as 5, 500ms or 2m".to_owned())
 }
 
+/// A duration after which something is done again.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|interval| match interval.is_zero() {
+        false => Ok(interval),
+        true => Err("expected an interval above 0".to_owned()),
+    })
+}
+
 /// `KEY=value`.
 pub fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

@@ -76,9 +76,12 @@ impl Meter {
             rss,
             cache,
             swap,
-            // No field of the protocol takes these two (contract, T-4).
+            // No field of the protocol takes these (contract, T-4).
             mapped_file: _,
             tasks: _,
+            tasks_max: _,
+            io: _,
+            pressure: _,
             usage,
             max_usage,
             kernel_usage,

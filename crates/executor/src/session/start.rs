@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use holdfast_cgroup::{SessionScope, Version};
@@ -220,7 +220,7 @@ fn clone(
     let mut named = NamedSteps::default();
     for directory in join.iter().filter(|_| !is_unified) {
         named = named.then(directory.display().to_string(), |steps| {
-            steps.join_cgroup(threads_file(directory))
+            steps.join_cgroup(holdfast_cgroup::threads_file(directory))
         });
     }
     if let Some(path) = &plan.network_namespace {
@@ -236,13 +236,6 @@ fn clone(
         .then(program, |steps| steps.exec(program, command, &context.env));
     let spawned = spawn::spawn(&mut named.steps, unified.as_ref().map(AsFd::as_fd));
     Ok((preparing("cloning the session", spawned)?, named))
-}
-
-/// A clone has one thread, so moving that moves the process. A thread that moves itself need not wait for a grace period of the
-/// kernel's RCU, as every write to `cgroup.procs` does (Linux 5.5, "cgroup: Optimize single thread migration"): 0.1 ms
-/// instead of 7.
-fn threads_file(directory: &Path) -> PathBuf {
-    directory.join("tasks")
 }
 
 fn look_up(command: &str, context: &Context) -> Result<String, SessionError> {

@@ -132,6 +132,23 @@ impl Host {
         (peer, launched)
     }
 
+    /// Launches and answers for it.
+    pub async fn running_spec(&self, task: &Task, spec: TaskSpec) -> (Peer, LaunchResponse) {
+        let (mut peer, launched) = self.launch(task, spec).await;
+        // One that is over by now was launched all the same.
+        let _ = peer.executor.commit(CommitRequest {}).await;
+        (peer, launched)
+    }
+
+    /// What a DestroyTask does with the cgroups of a task that its executor has left to what goes on in them.
+    pub fn remove_scopes(&self) {
+        for scope in &self.scopes {
+            eventually("removal of the task's cgroups", || {
+                scope.remove().map_err(|e| e.to_string())
+            });
+        }
+    }
+
     /// The program by hand, on this state directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());

@@ -2,6 +2,8 @@
 
 mod adoption;
 mod by_hand;
+mod commands;
+mod ending;
 mod host;
 mod idle;
 mod launch;

@@ -327,7 +327,7 @@ fn failures_of_the_moment_are_retryable_s2() {
     };
     assert!(busy.is_retryable());
     let slow = UserError::GetentTimeout {
-        user: "ann".into(),
+        subject: crate::Subject::User("ann".into()),
         query: "passwd ann".into(),
         limit: std::time::Duration::from_secs(5),
     };

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::UserError;
 use super::database::{Group, Passwd};
+use super::{Subject, UserError};
 
 /// More than any entry of ours can be; an answer is not read further.
 const ANSWER_LIMIT: usize = 1 << 20;
@@ -22,9 +22,9 @@ const REAP_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks at a process that has closed its output and is about to end.
 const REAP_PAUSE: Duration = Duration::from_millis(1);
 
-/// getent(1), asked on behalf of one user option.
+/// getent(1), asked on behalf of one option.
 pub(super) struct Getent<'a> {
-    pub(super) user: &'a str,
+    pub(super) subject: &'a Subject,
     pub(super) program: &'a Path,
     pub(super) limit: Duration,
 }
@@ -69,7 +69,7 @@ impl Getent<'_> {
 
     fn complaint(&self, database: &str, key: &str, complaint: String) -> UserError {
         UserError::GetentAnswer {
-            user: self.user.to_owned(),
+            subject: self.subject.clone(),
             query: format!("{database} {key}"),
             complaint,
         }
@@ -79,7 +79,7 @@ impl Getent<'_> {
     fn ask(&self, database: &str, key: &str) -> Result<Option<String>, UserError> {
         let query = || format!("{database} {key}");
         let failed = |source| UserError::Getent {
-            user: self.user.to_owned(),
+            subject: self.subject.clone(),
             query: query(),
             source,
         };
@@ -110,7 +110,7 @@ impl Getent<'_> {
             (Ok(_), Ok(_)) => {
                 kill(&mut child);
                 return Err(UserError::GetentTimeout {
-                    user: self.user.to_owned(),
+                    subject: self.subject.clone(),
                     query: query(),
                     limit: self.limit,
                 });

@@ -386,3 +386,126 @@ fn the_hosts_own_getent_is_understood() {
     let unknown = resolver.resolve("root:no-such-group-here").unwrap_err();
     assert!(matches!(unknown, UserError::UnknownGroup { .. }), "{unknown}");
 }
+
+#[test]
+fn group_and_group_add_go_over_and_behind_the_users_own_pain_19() {
+    let host = files();
+    let identify = |user: Option<&str>, group: Option<&str>, add: &[&str]| {
+        let add: Vec<String> = add.iter().map(|group| (*group).to_owned()).collect();
+        host.resolver()
+            .identify(user, group, &add)
+            .map_err(|error| error.to_string())
+    };
+    let table: [(&str, Option<&str>, &[&str], u32, &[u32]); 7] = [
+        ("web", None, &["webmasters", "50"], 1001, &[1001, 4, 999, 1100, 50]),
+        ("web", Some("docker"), &[], 999, &[999, 4, 1001]),
+        ("web", Some("50"), &["999", "adm", "50"], 50, &[50, 4, 999, 1001]),
+        ("4000", Some("adm"), &["docker"], 4, &[4, 999]),
+        ("4000:5000", None, &["docker"], 5000, &[5000, 999]),
+        ("nomad-80000", None, &["docker"], 80000, &[80000, 999]),
+        ("nobody", None, &["root"], 65534, &[65534, 0]),
+    ];
+    for (user, group, add, gid, groups) in table {
+        let credentials = identify(Some(user), group, add).unwrap();
+        assert_eq!(
+            (credentials.gid, credentials.groups.as_slice()),
+            (gid, groups),
+            "{user}"
+        );
+    }
+    let refused = [
+        (
+            identify(Some("web:adm"), Some("docker"), &[]),
+            "failed to identify user \"web:adm\": it names a group, and so does group \"docker\"",
+        ),
+        (
+            identify(Some("web"), Some("ghosts"), &[]),
+            "failed to identify group \"ghosts\": group: unknown group ghosts",
+        ),
+        (
+            identify(Some("web"), Some("adm:docker"), &[]),
+            "failed to identify group \"adm:docker\": expected NAME or GID",
+        ),
+        (
+            identify(Some("web"), None, &["adm", "bare"]),
+            "failed to identify group_add \"bare\": group: unknown group bare",
+        ),
+        (
+            identify(Some("web"), None, &["adm", ""]),
+            "failed to identify group_add \"\": expected NAME or GID",
+        ),
+        (
+            identify(Some("web"), None, &["-1"]),
+            "failed to identify group_add \"-1\": expected NAME or GID",
+        ),
+        (
+            identify(Some("web"), None, &["4294967295"]),
+            "failed to identify group_add \"4294967295\": 4294967295 is not a valid id",
+        ),
+    ];
+    for (answer, message) in refused {
+        assert_eq!(answer.unwrap_err(), message);
+    }
+}
+
+#[test]
+fn without_a_user_the_groups_are_those_of_the_processs_own_user() {
+    let host = files();
+    let uid = nix::unistd::geteuid().as_raw();
+    let own = host
+        .resolver()
+        .identify(None, Some("docker"), &["adm".to_owned()])
+        .unwrap();
+    let mut expected = host.resolver().resolve(&format!("{uid}:docker")).unwrap();
+    expected.groups.push(4);
+    assert_eq!(own, expected);
+}
+
+#[test]
+fn a_directory_service_is_asked_for_every_group() {
+    let mut host = host("passwd: files sss\ngroup: files sss\n");
+    let asked = host.dir.path().join("asked");
+    host.getent(&format!(
+        "echo \"$1 $2\" >> {}\ncase \"$1 $2\" in\n\
+         'passwd ann') echo 'ann:*:5001:5000:Ann:/home/ann:/bin/zsh';;\n\
+         'initgroups ann') echo 'ann                   5000 5002';;\n\
+         'group staff') echo 'staff:*:5002:ann';;\n\
+         'group \u{fc}ber staff') echo '\u{fc}ber staff:*:5007:';;\n\
+         *) exit 2;;\nesac",
+        asked.display()
+    ));
+    let credentials = loop {
+        let add = ["\u{fc}ber staff".to_owned(), "77".to_owned()];
+        match host.resolver().identify(Some("ann"), Some("staff"), &add) {
+            Err(UserError::Getent { source, .. }) if source.kind() == io::ErrorKind::ExecutableFileBusy => {}
+            answer => break answer.unwrap(),
+        }
+    };
+    assert_eq!(
+        (credentials.gid, credentials.groups),
+        (5002, vec![5002, 5000, 5007, 77])
+    );
+    let asked = fs::read_to_string(asked).unwrap();
+    for query in ["passwd ann", "initgroups ann", "group staff", "group \u{fc}ber staff"] {
+        assert!(asked.lines().any(|line| line == query), "{query} is not in {asked}");
+    }
+}
+
+#[test]
+fn getent_sees_no_variable_but_the_way_to_programs_pain_27() {
+    let mut host = host("passwd: ldap\n");
+    let shown = host.dir.path().join("environ");
+    host.getent(&format!(
+        "tr '\\0' '\\n' < /proc/self/environ > {}; echo ann:x:1:1::/:",
+        shown.display()
+    ));
+    // What cargo sets for its tests is in this process's environment, and stands for whatever a driver may have.
+    assert!(std::env::vars_os().count() > 2);
+    let _ = host.ask("ann");
+    let shown = fs::read_to_string(shown).unwrap();
+    let mut names: Vec<&str> = shown.lines().filter_map(|line| line.split('=').next()).collect();
+    // The shell that stands for getent sets these itself.
+    names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
+    names.sort_unstable();
+    assert_eq!(names, ["LC_ALL", "PATH"]);
+}

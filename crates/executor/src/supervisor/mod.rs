@@ -3,18 +3,27 @@
 //! ```text
 //!  Idle --launch--> Running --stop--> Stopping --+
 //!   |                  |                         |
-//!   | nobody launches  +--- main is over --------+--> Draining --result on disk--> Over
+//!   | nobody launches  +--- it is over ----------+--> Draining --result on disk--> Over
 //!   v
 //!  leaves
 //! ```
+//!
+//! A task is over when its main process is, or, if its job says so, when nothing of it is left.
+
+mod escalation;
+mod notices;
+mod oom;
+mod signals;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cgroup::Limits;
+use holdfast_cgroup::{Limits, SessionScope};
 use holdfast_init::exit::{ExitRecord, Kind};
 use holdfast_init::steps::Failure;
-use holdfast_record::{KillTarget, ProcessIdentity, Record, Status, StopRecord, SupervisionDir, TaskResult, now_ms};
+use holdfast_record::{
+    ExitType, KillTarget, ProcessIdentity, Record, Status, StopRecord, Stragglers, SupervisionDir, TaskResult, now_ms,
+};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::process::{ExitStatus, PidFd};
 use holdfast_sys::readiness::Registered;
@@ -23,6 +32,9 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use self::escalation::{Due, instant_of};
+use self::notices::Board;
+use self::oom::OomKills;
 use crate::adopt::Adopted;
 use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched, Supervision};
@@ -112,6 +124,15 @@ pub enum Refusal {
     /// Not a signal number.
     #[error("{0} is not a signal")]
     NoSignal(i32),
+    /// The task goes on without its main process.
+    #[error("the main process is over")]
+    MainOver,
+    /// Nothing runs in it.
+    #[error("the task is frozen: thaw it first")]
+    Frozen,
+    /// What is killed is not frozen.
+    #[error("the task is being killed")]
+    Dying,
     /// The kernel said no.
     #[error("sending signal {0}: {1}")]
     Signal(i32, String),
@@ -199,12 +220,22 @@ struct Living {
     plan: Arc<holdfast_record::PlanRecord>,
     env: Option<Arc<Vec<String>>>,
     frozen: bool,
-    /// When to kill.
-    deadline: Option<Instant>,
+    /// When the next step of a stop is due.
+    stop_due: Option<Instant>,
     /// When to give up waiting for the killed.
     dying_until: Option<Instant>,
+    /// SIGKILL was sent to a main process that lived, by this executor or one before.
+    main_was_killed: bool,
+    /// When it has run as long as it may.
+    runtime_until: Option<Instant>,
     commit_until: Option<Instant>,
     stopping: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    /// How the main process ended, if it has.
+    end: Option<(Status, i64)>,
+    /// One of those who keep the task alive without it.
+    other: Option<Registered>,
+    oom: OomKills,
+    notices: Board,
 }
 
 impl Supervisor {
@@ -336,29 +367,36 @@ impl Supervisor {
         } else {
             self.commit_bound.map(|bound| Instant::now() + bound)
         };
+        let scope = scope.map(Arc::new);
+        let notices = Board::read(&self.dir);
+        let was_killed = record.stop.as_ref().is_some_and(|stop| stop.killed);
+        let deadline = record.runtime_deadline_boot_ms.filter(|_| record.stop.is_none());
         let living = Living {
             main_status: self.children.status_of(record.main.pid),
             plan: Arc::new(record.plan.clone()),
-            deadline: record
-                .stop
-                .as_ref()
-                .map(|stop| Instant::now() + stop.remaining(boottime())),
+            stop_due: record.stop.as_ref().map(|stop| instant_of(stop.due())),
+            runtime_until: deadline.map(|milliseconds| instant_of(Duration::from_millis(milliseconds))),
+            oom: OomKills::new(scope.clone(), record.oom_baseline, notices.told().oom_kills),
+            notices,
             record,
             main,
             init,
             main_ended,
             events,
             pump,
-            scope: scope.map(Arc::new),
+            frozen: scope.as_deref().is_some_and(is_frozen),
+            scope,
             env: env.map(Arc::new),
-            frozen: false,
             dying_until: None,
+            main_was_killed: was_killed,
             commit_until,
             stopping: Vec::new(),
+            end: None,
+            other: None,
         };
         self.tell(
             &living,
-            if living.deadline.is_some() {
+            if living.record.stop.is_some() {
                 Phase::Stopping
             } else {
                 Phase::Running
@@ -385,7 +423,8 @@ impl Supervisor {
     }
 
     async fn supervise(&mut self, mut living: Living) {
-        let status = self.until_main_is_over(&mut living).await;
+        self.go_on_with_stop(&mut living);
+        let status = self.until_over(&mut living).await;
         self.sessions.close();
         self.tell(&living, Phase::Draining);
         let result = self.conclude(&mut living, status).await;
@@ -395,12 +434,23 @@ impl Supervisor {
         }
     }
 
-    async fn until_main_is_over(&mut self, living: &mut Living) -> (Status, i64) {
+    async fn until_over(&mut self, living: &mut Living) -> (Status, i64) {
+        // An executor before this one may have been told the end, and been killed before it told it on.
+        let mut main_is_over = matches!(self.dir.exit(), Ok(Some(_)));
         let mut event = [0];
         loop {
             if living.init.is_none() && living.main_ended.is_none() {
-                return self.status(living);
+                main_is_over = true;
             }
+            if main_is_over && living.end.is_none() {
+                self.end_of_main(living).await;
+            }
+            if living.end.is_some()
+                && let Some(end) = self.end_of_task(living).await
+            {
+                return end;
+            }
+            let main_lives = living.end.is_none();
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -408,33 +458,23 @@ impl Supervisor {
                     // All services are gone: only in tests of this type.
                     None => self.kill(living),
                 },
-                read = living.events.read(&mut event), if living.init.is_some() => match read {
-                    Ok(_) if event[0] == holdfast_init::protocol::Event::Started as u8 => {}
-                    _ => return self.status(living),
+                read = living.events.read(&mut event), if main_lives && living.init.is_some() => {
+                    let is_start = event[0] == holdfast_init::protocol::Event::Started as u8;
+                    main_is_over = read.is_err() || !is_start;
                 },
-                _ = ended(living.init.as_ref().map(|(_, ended)| ended)) => {
+                _ = ended(living.init.as_ref().map(|(_, ended)| ended)), if main_lives => {
                     log::line("the init died; the main process is watched without it");
                     living.init = None;
-                    if let Ok(Some(_)) = self.dir.exit() {
-                        return self.status(living);
-                    }
+                    main_is_over = matches!(self.dir.exit(), Ok(Some(_)));
                     let watched = living.main.as_ref().and_then(|main| main.try_clone().ok());
                     living.main_ended =
                         watched.and_then(|main| Registered::new(main.into(), Interest::READABLE).ok());
                 },
-                _ = ended(living.main_ended.as_ref()) => {
-                    // The reaper may be about to learn the status.
-                    let waiting = &mut living.main_status;
-                    let reaped = tokio::time::timeout(Duration::from_millis(100), waiting).await;
-                    if let Ok(Ok(status)) = reaped {
-                        return (status_of(status), now_ms());
-                    }
-                    return self.status(living);
-                },
-                () = until(living.deadline) => {
-                    living.deadline = None;
-                    self.kill(living);
-                },
+                _ = ended(living.main_ended.as_ref()), if main_lives => main_is_over = true,
+                // Then it is looked for another.
+                _ = ended(living.other.as_ref()), if !main_lives => living.other = None,
+                () = until(living.stop_due) => self.step_of_stop(living),
+                () = until(living.runtime_until) => self.time_out(living),
                 () = until(living.dying_until) => {
                     living.dying_until = None;
                     let undead = Refusal::Undead(states(living));
@@ -450,6 +490,43 @@ impl Supervisor {
                 },
             }
         }
+    }
+
+    /// The status, and whether it was the kernel who ended it, before anything else is killed.
+    async fn end_of_main(&self, living: &mut Living) {
+        let status = self.status(living).await;
+        let record = &mut living.record;
+        let oom_killed = record.main_oom_killed.unwrap_or_else(|| {
+            status.0 == Status::Signalled(libc::SIGKILL) && living.oom.killed_main(&record.main, living.main_was_killed)
+        });
+        record.main_oom_killed = Some(oom_killed);
+        living.oom.settle(oom_killed);
+        living.end = Some(status);
+        if living.plan.ending.exit_type == ExitType::Cgroup {
+            // Whoever adopts the task now finds no main process to ask.
+            self.write_record(living);
+        }
+    }
+
+    /// The main process is over: so is the task, unless others keep it alive, of whom one is watched then.
+    async fn end_of_task(&self, living: &mut Living) -> Option<(Status, i64)> {
+        let (status, at_ms) = living.end.clone()?;
+        if living.plan.ending.exit_type == ExitType::Main {
+            return Some((status, at_ms));
+        }
+        while living.other.is_none() {
+            let Some(other) = signals::any_other(living) else {
+                return Some((status, now_ms()));
+            };
+            match Registered::new(other.into(), Interest::READABLE) {
+                Ok(other) => living.other = Some(other),
+                Err(e) => {
+                    log::line(&format!("cannot watch the task without its main process: {e}"));
+                    return Some((status, now_ms()));
+                }
+            }
+        }
+        None
     }
 
     fn handle(&mut self, living: &mut Living, command: Command) {
@@ -473,8 +550,8 @@ impl Supervisor {
                 living.stopping.push(reply);
                 self.stop(living, stop);
             }
-            Command::Signal(signal, _target, reply) => {
-                let _ = reply.send(signal_main(living, signal));
+            Command::Signal(signal, target, reply) => {
+                let _ = reply.send(signal_task(living, signal, target));
             }
             Command::Freeze(frozen, reply) => {
                 let _ = reply.send(freeze(living, frozen));
@@ -490,22 +567,85 @@ impl Supervisor {
         }
     }
 
-    /// The deadline is this executor's from now on, and of whoever adopts the task: it is recorded in boot time.
+    /// The steps are this executor's from now on, and of whoever adopts the task: they are recorded in boot time.
     fn stop(&self, living: &mut Living, stop: Stop) {
-        self.tell(living, Phase::Stopping);
         if stop.grace.is_zero() {
             self.kill(living);
             return;
         }
-        let deadline = Instant::now() + stop.grace;
-        let is_sooner = living.deadline.is_none_or(|until| deadline < until);
-        if is_sooner && living.dying_until.is_none() {
-            living.deadline = Some(deadline);
-            living.record.stop = Some(StopRecord::new(stop.signal, boottime() + stop.grace));
-            self.write_record(living);
+        let sequence = &living.plan.ending.kill_sequence;
+        let (record, due) = escalation::request(living.record.stop.as_ref(), stop, sequence, boottime());
+        self.take_step(living, record, due);
+    }
+
+    fn time_out(&self, living: &mut Living) {
+        living.runtime_until = None;
+        let (Some(limit), None) = (living.plan.ending.max_runtime, &living.record.stop) else {
+            return;
+        };
+        let grace_ms = limit.grace_ms;
+        living.notices.tell(
+            &self.dir,
+            "maximum run time reached",
+            [("max_runtime_ms", limit.limit_ms.to_string())],
+            |_| {},
+        );
+        let record = escalation::time_out(&limit, boottime());
+        if grace_ms == 0 {
+            living.record.stop = Some(record);
+            self.kill(living);
+        } else {
+            let signal = record.signal;
+            self.take_step(living, record, Some(signal));
         }
-        if let Err(e) = signal_main(living, stop.signal) {
+    }
+
+    fn step_of_stop(&self, living: &mut Living) {
+        living.stop_due = None;
+        let Some(mut record) = living.record.stop.clone() else {
+            return;
+        };
+        match escalation::advance(&mut record, boottime()) {
+            Due::Signal(signal) => self.take_step(living, record, Some(signal)),
+            Due::Kill => self.kill(living),
+        }
+    }
+
+    /// Records the step, thaws, sends, records that it was sent: an executor that adopts the task in between sends once more
+    /// rather than never.
+    fn take_step(&self, living: &mut Living, record: StopRecord, signal: Option<i32>) {
+        if living.dying_until.is_some() {
+            return;
+        }
+        living.stop_due = Some(instant_of(record.due()));
+        living.record.stop = Some(record);
+        self.write_record(living);
+        self.tell(living, Phase::Stopping);
+        let Some(signal) = signal else { return };
+        thaw(living);
+        self.tell_again(living);
+        // A main process that is over can be asked nothing, and those that go on without it can.
+        let target = match living.end {
+            None => living.plan.ending.kill_target,
+            Some(_) => KillTarget::Cgroup,
+        };
+        if let Err(e) = send(living, signal, target) {
             log::line(&e.to_string());
+        }
+        if let Some(stop) = &mut living.record.stop {
+            stop.signalled = true;
+        }
+        self.write_record(living);
+    }
+
+    /// What an executor before this one has left undone.
+    fn go_on_with_stop(&self, living: &mut Living) {
+        let Some(stop) = living.record.stop.clone() else { return };
+        if stop.killed {
+            self.kill(living);
+        } else if !stop.signalled {
+            let signal = stop.signal;
+            self.take_step(living, stop, Some(signal));
         }
     }
 
@@ -517,12 +657,22 @@ impl Supervisor {
 
     fn kill(&self, living: &mut Living) {
         self.tell(living, Phase::Stopping);
-        living.deadline = None;
+        living.stop_due = None;
+        living.runtime_until = None;
         living.dying_until.get_or_insert(Instant::now() + DYING_BOUND);
-        if let Some(main) = &living.main {
-            let _ = main.send_signal(libc::SIGKILL);
-        }
+        kill_main(living);
         self.kill_others(living);
+        living.frozen = false;
+        let now = boottime();
+        let stop = living
+            .record
+            .stop
+            .get_or_insert_with(|| StopRecord::new(libc::SIGKILL, now));
+        if !stop.killed {
+            stop.signalled = true;
+            stop.killed = true;
+            self.write_record(living);
+        }
     }
 
     /// Everything of the task but the main process.
@@ -548,11 +698,16 @@ impl Supervisor {
         self.sessions.kill_all();
     }
 
-    fn status(&self, living: &Living) -> (Status, i64) {
+    async fn status(&self, living: &mut Living) -> (Status, i64) {
         match self.dir.exit() {
             Ok(Some(record)) => return of_exit_record(&record),
             Ok(None) => {}
             Err(e) => log::line(&e.to_string()),
+        }
+        // The reaper may be about to learn it.
+        let waiting = &mut living.main_status;
+        if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_millis(100), waiting).await {
+            return (status_of(status), now_ms());
         }
         if let Some(main) = &living.main
             && let Ok(Some(status)) = main.exit_status()
@@ -565,27 +720,84 @@ impl Supervisor {
 
     /// Stragglers, output, result; then the init is let go.
     async fn conclude(&mut self, living: &mut Living, (status, finished_at_ms): (Status, i64)) -> TaskResult {
-        self.end_stragglers(living).await;
+        let main_oom_killed = living.record.main_oom_killed.unwrap_or(false);
+        // A kill is for all, whatever the job says of those whom nobody killed.
+        let was_killed = living.record.stop.as_ref().is_some_and(|stop| stop.killed);
+        let leaves = living.plan.ending.stragglers == Stragglers::Leave && !was_killed;
+        if leaves {
+            self.end_sessions(living).await;
+        } else {
+            self.end_stragglers(living).await;
+        }
         let drained = tokio::time::timeout(DRAIN_BOUND, living.pump.drain()).await;
-        if !matches!(drained, Ok(Ok(_))) {
+        if !leaves && !matches!(drained, Ok(Ok(_))) {
             log::line("the last output could not be written in time; it is lost");
         }
-        let scope = living.scope.as_deref();
-        let kills = scope
-            .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
-            .unwrap_or(0);
-        let oom_killed = kills > living.record.oom_baseline && status == Status::Signalled(libc::SIGKILL);
-        let result = TaskResult::new(status, oom_killed, living.record.started_at_ms, finished_at_ms);
+        living.oom.settle(main_oom_killed);
+        self.tell_oom_kills(living);
+        let started_at_ms = living.record.started_at_ms;
+        let mut result = TaskResult::new(status, main_oom_killed, started_at_ms, finished_at_ms);
+        result.timed_out = living.record.stop.as_ref().is_some_and(|stop| stop.timed_out);
         self.write_result(living, &result).await;
+        if leaves && has_stragglers(living) {
+            self.leave_stragglers(living);
+            return result;
+        }
         if let Some((init, _)) = living.init.take() {
             let _ = init.send_signal(libc::SIGKILL);
         }
-        if let Some(scope) = scope
+        if let Some(scope) = living.scope.as_deref()
             && let Err(e) = scope.remove()
         {
             log::line(&e.to_string());
         }
         result
+    }
+
+    /// They go on without an executor, in the cgroups that are theirs now.
+    fn leave_stragglers(&self, living: &mut Living) {
+        log::line("what the main process has left goes on");
+        if let Some((init, _)) = living.init.take() {
+            let _ = init.send_signal(libc::SIGKILL);
+        }
+    }
+
+    /// Kills of others than the main process that were not told yet.
+    fn tell_oom_kills(&self, living: &mut Living) {
+        let (others, told) = (living.oom.others(), living.notices.told().oom_kills);
+        let new = others.saturating_sub(told);
+        if new == 0 {
+            return;
+        }
+        let processes = if new == 1 { "process" } else { "processes" };
+        living.notices.tell(
+            &self.dir,
+            &format!("{new} {processes} of the task were killed by the OOM killer"),
+            [("oom_kills", new.to_string()), ("oom_kills_total", others.to_string())],
+            |notices| notices.oom_kills = others,
+        );
+    }
+
+    /// Sessions end with the main process, also where what it leaves does not.
+    async fn end_sessions(&self, living: &Living) {
+        let until = Instant::now() + STRAGGLER_BOUND;
+        let mut pause = Duration::from_micros(500);
+        let list = || {
+            let scope = living.scope.as_deref();
+            scope.map_or_else(Vec::new, |scope| SessionScope::list(scope).unwrap_or_default())
+        };
+        while !self.sessions.have_ended() || list().iter().any(|session| session.populated().unwrap_or(false)) {
+            self.sessions.kill_all();
+            for session in list() {
+                let _ = session.kill();
+            }
+            if Instant::now() >= until {
+                log::line("sessions are still there after they were killed");
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
     }
 
     async fn end_stragglers(&self, living: &Living) {
@@ -623,21 +835,40 @@ impl Supervisor {
     }
 }
 
-fn signal_main(living: &Living, signal: i32) -> Result<(), Refusal> {
-    if !holdfast_sys::signal::is_valid(signal) {
-        return Err(Refusal::NoSignal(signal));
+fn signal_task(living: &mut Living, signal: i32, target: Option<KillTarget>) -> Result<(), Refusal> {
+    let target = target.unwrap_or(living.plan.ending.kill_target);
+    send(living, signal, target)
+}
+
+/// Sends, and takes note of a SIGKILL: it is not the kernel's.
+fn send(living: &mut Living, signal: i32, target: KillTarget) -> Result<(), Refusal> {
+    if signal == libc::SIGKILL {
+        before_kill(living);
     }
-    match &living.main {
-        Some(main) => main
-            .send_signal(signal)
-            .map_err(|e| Refusal::Signal(signal, e.to_string())),
-        None => Err(Refusal::Over),
+    signals::send(living, signal, target)
+}
+
+fn before_kill(living: &mut Living) {
+    if let Some(main) = living.main.as_ref().filter(|_| living.end.is_none())
+        && !living.oom.before_kill(main)
+    {
+        living.main_was_killed = true;
+    }
+}
+
+fn kill_main(living: &mut Living) {
+    before_kill(living);
+    if let Some(main) = &living.main {
+        let _ = main.send_signal(libc::SIGKILL);
     }
 }
 
 fn freeze(living: &mut Living, frozen: bool) -> Result<(), Refusal> {
     let scope = own_scope(living).ok_or(Refusal::NoCgroup("frozen"))?;
     let change = if frozen {
+        if living.dying_until.is_some() {
+            return Err(Refusal::Dying);
+        }
         holdfast_cgroup::freeze
     } else {
         holdfast_cgroup::thaw
@@ -645,6 +876,24 @@ fn freeze(living: &mut Living, frozen: bool) -> Result<(), Refusal> {
     change(&scope.kill, scope.version).map_err(|e| Refusal::Freezer(e.to_string()))?;
     living.frozen = frozen;
     Ok(())
+}
+
+/// Before a signal that is to be obeyed; whoever froze it.
+fn thaw(living: &mut Living) {
+    if own_scope(living).is_some_and(is_frozen)
+        && let Err(e) = freeze(living, false)
+    {
+        log::line(&e.to_string());
+    }
+}
+
+/// As the kernel has it (cgroup-v2, cgroup.freeze; cgroup-v1, freezer.self_freezing).
+fn is_frozen(scope: &holdfast_cgroup::Scope) -> bool {
+    let file = match scope.version {
+        holdfast_cgroup::Version::V1 => "freezer.self_freezing",
+        holdfast_cgroup::Version::V2 => "cgroup.freeze",
+    };
+    !scope.foreign && std::fs::read_to_string(scope.kill.join(file)).is_ok_and(|value| value.trim() == "1")
 }
 
 fn update(living: &Living, limits: &Limits) -> Result<Vec<String>, Refusal> {
@@ -660,6 +909,10 @@ fn own_scope(living: &Living) -> Option<&holdfast_cgroup::Scope> {
 }
 
 fn context(living: &Living) -> Result<Context, Refusal> {
+    // Also one that somebody else froze: a session in it would be started and never run.
+    if own_scope(living).is_some_and(is_frozen) {
+        return Err(Refusal::Frozen);
+    }
     let env = match &living.env {
         Some(env) => env.clone(),
         // By hand, without an agent: what the main process was executed with (proc(5)).
