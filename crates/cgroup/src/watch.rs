@@ -149,7 +149,7 @@ impl<F: AsFd> Watch<F> {
 
 impl<F> Watch<F> {
     /// True if an error of [`Watch::counters`] says that the cgroup was removed.
-    pub fn is_gone(error: &io::Error) -> bool {
+    pub fn is_gone(&self, error: &io::Error) -> bool {
         interface::is_absence(error)
     }
 }
