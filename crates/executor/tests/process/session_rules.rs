@@ -1,7 +1,7 @@
 //! What holds for every session: the task's attributes, its time limit, the cap, and its end.
 
 use holdfast_executor::client::StartMode;
-use holdfast_wire::executor_v1::{Credentials, FreezeRequest, IoPriority, Rlimit, io_priority};
+use holdfast_wire::executor_v1::{Credentials, IoPriority, Rlimit, io_priority};
 
 use crate::host::{Host, eventually, gone, is_root, kill, launch, left, lives, text};
 use crate::session::{Session, exec};
@@ -133,26 +133,36 @@ async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Out
     waiting.into_iter().filter_map(|(_, output)| output).collect()
 }
 
+/// A FIFO among the files by which a process joins its cgroups holds it up between clone and exec, for as long as nobody reads.
 #[tokio::test]
 async fn the_time_for_preparing_is_not_the_commands_x2() {
-    let mut host = Host::new();
-    let task = host.task("main");
-    let spec = host.scoped(task.shell("exec sleep 1000"));
-    if spec.placement.is_none() {
-        // Only a cgroup can hold a process up between clone and exec.
+    if !is_root() || holdfast_cgroup::version() != Some(holdfast_cgroup::Version::V1) {
         return;
     }
-    let (mut peer, _) = host.launch(&task, spec).await;
-    peer.executor.freeze(FreezeRequest { frozen: true }).await.unwrap();
-    let thaw = async {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        peer.executor
-            .clone()
-            .freeze(FreezeRequest { frozen: false })
-            .await
-            .unwrap();
+    let mut host = Host::new();
+    let task = host.task("main");
+    let mut spec = host.scoped(task.shell("exec sleep 1000"));
+    let barrier = host.path().join("barrier");
+    std::fs::create_dir(&barrier).unwrap();
+    let folder = std::fs::File::open(&barrier).unwrap();
+    holdfast_sys::file::mkfifo_at(&folder, "tasks", 0o600).unwrap();
+    let placement = spec.placement.as_mut().unwrap();
+    placement.join.push(barrier.to_str().unwrap().to_owned());
+    let open = || {
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(barrier.join("tasks"));
+        file.unwrap()
     };
-    let (ran, ()) = tokio::join!(exec(&peer, &["echo", "in time"], 900), thaw);
+    let reader = open();
+    let (peer, _) = host.launch(&task, spec).await;
+    drop(reader);
+    let lift = async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        open()
+    };
+    let (ran, _reader) = tokio::join!(exec(&peer, &["echo", "in time"], 900), lift);
     let ran = ran.unwrap();
     assert!(!ran.exit.unwrap().timed_out);
     assert_eq!(text(&ran.output), "in time\n");
