@@ -16,6 +16,7 @@ mod oom;
 mod scope_watch;
 mod signals;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,9 +41,9 @@ use self::scope_watch::Watch;
 use crate::adopt::Adopted;
 use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched, Supervision};
-use crate::pump::Pump;
+use crate::pump::{self, Pump};
 use crate::session::{Context, Sessions};
-use crate::{children, drain, log, pump, task};
+use crate::{children, drain, log, task};
 
 /// How long an executor without a committed task stays.
 pub const COMMIT_BOUND: Duration = Duration::from_secs(30);
@@ -239,6 +240,8 @@ struct Living {
     watch: Watch,
     oom: OomKills,
     notices: Board,
+    /// Bytes of output.
+    losses_told: u64,
 }
 
 impl Supervisor {
@@ -385,6 +388,7 @@ impl Supervisor {
             oom: OomKills::new(scope.clone(), record.oom_baseline, notices.told().oom_kills),
             watch: Watch::new(watch),
             notices,
+            losses_told: 0,
             record,
             main,
             init,
@@ -480,11 +484,7 @@ impl Supervisor {
                 _ = ended(living.main_ended.as_ref()), if main_lives => main_is_over = true,
                 // Then it is looked for another.
                 _ = ended(living.other.as_ref()), if !main_lives => living.other = None,
-                losses = living.pump.overflowed() => {
-                    if let Some((message, annotations)) = pump::tell(&losses) {
-                        living.notices.tell(&self.dir, &message, annotations, |_| {});
-                    }
-                },
+                _ = living.pump.overflowed() => self.tell_losses(living, true),
                 () = living.watch.oom() => living.watch.look_soon(),
                 () = living.watch.forks() => living.watch.tell_forks_soon(),
                 () = until(living.watch.look_at) => look_for_oom(living),
@@ -750,23 +750,21 @@ impl Supervisor {
         if !leaves && !matches!(drained, Ok(Ok(_))) {
             log::line("the last output could not be written in time; it is lost");
         }
+        self.tell_losses(living, leaves);
         living.oom.settle(main_oom_killed);
         self.tell_oom_kills(living);
         let started_at_ms = living.record.started_at_ms;
         let mut result = TaskResult::new(status, main_oom_killed, started_at_ms, finished_at_ms);
         result.timed_out = living.record.stop.as_ref().is_some_and(|stop| stop.timed_out);
-        if let Some((message, annotations)) = pump::tell(&living.pump.losses()) {
-            living.notices.tell(&self.dir, &message, annotations, |_| {});
-        }
-        let stragglers_go_on = leaves && has_stragglers(living);
-        if stragglers_go_on {
-            self.leave_stragglers(living).await;
+        let are_left = leaves && has_stragglers(living);
+        if are_left {
+            self.hand_over_output(living).await;
         }
         self.write_result(living, &result).await;
         if let Some((init, _)) = living.init.take() {
             let _ = init.send_signal(libc::SIGKILL);
         }
-        if let Some(scope) = living.scope.as_deref().filter(|_| !stragglers_go_on)
+        if let Some(scope) = living.scope.as_deref().filter(|_| !are_left)
             && let Err(e) = scope.remove()
         {
             log::line(&e.to_string());
@@ -774,13 +772,33 @@ impl Supervisor {
         result
     }
 
-    /// They go on in the cgroups that are theirs now. Their output is written on by another process, since this one leaves with the
-    /// task; it takes the FIFOs over while the init still holds them.
-    async fn leave_stragglers(&self, living: &Living) {
+    /// What is left goes on without an executor, in the cgroups that are its own now; what it writes is collected by another process,
+    /// which removes them in the end.
+    async fn hand_over_output(&self, living: &Living) {
         log::line("what the main process has left goes on");
-        let program = std::path::Path::new(drain::SELF);
-        if let Err(e) = drain::start(program, &self.dir, &living.plan, &living.pump).await {
-            log::line(&format!("the output of what is left is lost: {e}"));
+        let started = drain::start(Path::new(drain::SELF), &self.dir, &living.plan, &living.pump).await;
+        if let Err(e) = started {
+            log::line(&e.to_string());
+        }
+    }
+
+    /// Output that did not reach its sink, with the sums of all so far. What is still on its way is not lost if somebody goes on
+    /// with it.
+    fn tell_losses(&self, living: &mut Living, goes_on: bool) {
+        let mut losses = living.pump.losses();
+        if goes_on {
+            losses.retain_mut(|loss| {
+                loss.unwritten = 0;
+                loss.dropped > 0
+            });
+        }
+        let sum = losses.iter().map(|loss| loss.dropped + loss.unwritten).sum();
+        if sum == living.losses_told {
+            return;
+        }
+        if let Some((message, annotations)) = pump::tell(&losses) {
+            living.losses_told = sum;
+            living.notices.tell(&self.dir, &message, annotations, |_| {});
         }
     }
 
