@@ -235,8 +235,21 @@ impl Sampler {
 
     /// Reads all files once.
     pub fn sample(&mut self) -> Result<Sample, SampleError> {
+        self.read(|_| true)
+    }
+
+    /// [`Sample::total`] alone, from one file. A task that has used none since its last sample has done nothing else either: its
+    /// counters stand still, and its memory shrinks at most, by the kernel's hand.
+    pub fn cpu_time(&mut self) -> Result<Option<Duration>, SampleError> {
+        let holder = ["cpuacct.usage", "cpu.stat"]
+            .into_iter()
+            .find(|name| self.sources.iter().any(|source| source.name == *name));
+        self.read(|name| Some(name) == holder).map(|sample| sample.total)
+    }
+
+    fn read(&mut self, is_wanted: impl Fn(&str) -> bool) -> Result<Sample, SampleError> {
         let mut sample = Sample::default();
-        for source in &self.sources {
+        for source in self.sources.iter().filter(|source| is_wanted(source.name)) {
             match source.file.read(&mut self.buffer) {
                 Ok(content) => (source.take)(content, &mut sample),
                 Err(error) => {
@@ -298,6 +311,7 @@ mod tests {
             ..Sample::default()
         };
         assert_eq!(sampler.sample().unwrap(), expected);
+        assert_eq!(sampler.cpu_time().unwrap(), expected.total);
         fs::write(scope.path().join("memory.current"), "351\n").unwrap();
         assert_eq!(sampler.sample().unwrap().usage, Some(351));
     }
@@ -421,5 +435,7 @@ mod tests {
             .unwrap();
         assert_eq!(sample.user, Some(Duration::from_nanos(3000)));
         assert_eq!(sample.system, Some(Duration::from_nanos(2000)));
+        let mut sampler = Sampler::open(Version::V1, &[cpuacct.path().to_owned()]);
+        assert_eq!(sampler.cpu_time().unwrap(), sample.total);
     }
 }

@@ -1,7 +1,7 @@
 //! What all services share.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use holdfast_executor::client::Launcher;
 use holdfast_goplugin::services::Shutdown;
@@ -11,9 +11,12 @@ use tokio::sync::watch;
 use crate::events::Events;
 use crate::executor_binary::Missing;
 use crate::notices::NoticeBoard;
+use crate::open_files;
+use crate::options::LogCollector;
 use crate::owner::Tasks;
 use crate::plugin_name::{PluginName, Profile};
 use crate::settings::{InvalidSettings, Settings};
+use crate::stats::Sources;
 
 /// One driver: a name, its settings and its tasks.
 #[derive(Debug)]
@@ -25,10 +28,13 @@ pub struct Driver {
     pub events: Events,
     /// Where executors are heard.
     pub notices: NoticeBoard,
+    /// What streams of statistics read.
+    pub samples: Sources,
     /// The driver's end: long streams end with it.
     pub shutdown: Shutdown,
     settings: watch::Sender<Arc<Settings>>,
     executor: Mutex<Option<PathBuf>>,
+    log_collector: OnceLock<LogCollector>,
 }
 
 impl Driver {
@@ -40,6 +46,8 @@ impl Driver {
             tasks: Tasks::start(),
             events: Events::default(),
             notices: NoticeBoard::default(),
+            samples: Sources::within(open_files::limit() / 2),
+            log_collector: OnceLock::new(),
             settings: watch::Sender::new(Arc::new(Settings::initial(name)?)),
             executor: Mutex::new(None),
         }))
@@ -78,6 +86,12 @@ impl Driver {
         }
         let settings = Arc::new(settings);
         *self.provided() = None;
+        if settings.carries_agent {
+            let asked = settings.options.log_collection;
+            if *self.log_collector.get_or_init(|| asked) != asked {
+                tracing::warn!("log_collection has changed; it takes effect when the plugin is started anew");
+            }
+        }
         if settings.carries_agent && self.refusal_of(&settings).is_none() {
             match settings.provide_executor() {
                 Ok(path) => *self.provided() = Some(path),
@@ -91,6 +105,13 @@ impl Driver {
         }
         self.settings.send_replace(settings);
         Ok(())
+    }
+
+    /// Who collects output. Once the agent is there for good it stays what it is: it decides a capability, which the agent asks
+    /// for once (contract, C-1).
+    pub fn log_collector(&self) -> LogCollector {
+        let announced = self.log_collector.get().copied();
+        announced.unwrap_or_else(|| self.settings().options.log_collection)
     }
 
     /// The folder of the supervision directories of this driver's tasks.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_cgroup::{Support, Version};
 use holdfast_wire::nomad_driver::{FingerprintResponse, fingerprint_response::HealthState};
 use holdfast_wire::nomad_structs::{Attribute, attribute};
 use nix::unistd::{AccessFlags, access};
@@ -54,12 +55,51 @@ pub fn fingerprint(driver: &Driver) -> FingerprintResponse {
             value: Some(attribute::Value::BoolVal(true)),
         };
         attributes.insert(format!("driver.{}", driver.name()), detected);
+        for (name, value) in cgroup_attributes(holdfast_cgroup::version().map(Support::probe)) {
+            attributes.insert(format!("driver.{}.cgroup.{name}", driver.name()), value);
+        }
     }
     FingerprintResponse {
         attributes,
         health: health as i32,
         health_description: description,
     }
+}
+
+/// What the host's cgroups can do, for the constraints of jobs (contract, pain 20). All of them always: one that is left out would
+/// keep its old value. They change with the host only, since each change is a change of the node's class (F-5).
+fn cgroup_attributes(support: Option<Support>) -> Vec<(&'static str, Attribute)> {
+    let (version, controllers) = match support {
+        None => ("", [false; 7]),
+        Some(Support {
+            version,
+            memory,
+            cpu,
+            cpuset,
+            pids,
+            io,
+            freeze,
+            kill,
+            pressure: _,
+        }) => {
+            // The agent's words for `unique.cgroup.version`.
+            let version = match version {
+                Version::V1 => "v1",
+                Version::V2 => "v2",
+            };
+            (version, [memory, cpu, cpuset, pids, io, kill, freeze])
+        }
+    };
+    let attribute = |value| Attribute {
+        unit: String::new(),
+        value: Some(value),
+    };
+    let names = ["memory", "cpu", "cpuset", "pids", "io", "kill", "freeze"];
+    let version = ("version", attribute(attribute::Value::StringVal(version.to_owned())));
+    let controllers = names.into_iter().zip(controllers);
+    std::iter::once(version)
+        .chain(controllers.map(|(name, has)| (name, attribute(attribute::Value::BoolVal(has)))))
+        .collect()
 }
 
 fn health(driver: &Driver) -> (HealthState, String) {
@@ -202,6 +242,41 @@ mod tests {
                 .health_description
                 .contains("/dev/null is not a folder")
         );
+    }
+
+    #[test]
+    fn what_cgroups_can_do_is_told_the_same_way_everywhere_f5() {
+        let told = |support| -> HashMap<_, _> {
+            cgroup_attributes(support)
+                .into_iter()
+                .map(|(name, attribute)| (name, attribute.value.unwrap()))
+                .collect()
+        };
+        let support = Support {
+            version: Version::V2,
+            memory: false,
+            cpu: true,
+            cpuset: true,
+            pids: true,
+            io: true,
+            freeze: true,
+            kill: true,
+            pressure: true,
+        };
+        let some = told(Some(support));
+        assert_eq!(some["version"], attribute::Value::StringVal("v2".to_owned()));
+        assert_eq!(some["memory"], attribute::Value::BoolVal(false));
+        assert_eq!(some["kill"], attribute::Value::BoolVal(true));
+        let none = told(None);
+        assert_eq!(none["version"], attribute::Value::StringVal(String::new()));
+        assert_eq!(none["cpu"], attribute::Value::BoolVal(false));
+        let names = |told: &HashMap<&'static str, _>| told.keys().copied().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(
+            names(&some),
+            names(&none),
+            "an attribute that is left out would keep its value"
+        );
+        assert_eq!(some.len(), 8);
     }
 
     #[tokio::test]

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_cgroup::{Scope, ScopeError, Version};
-use holdfast_sandbox::{
-    Arguments, Credentials, Environment, LogCollection, LogRotation, Placement, PlanError, Resolver, TaskPlan,
-};
+use holdfast_sandbox::limits::CpuShare;
+use holdfast_sandbox::{Arguments, Credentials, Environment, LogCollection, Placement, PlanError, Resolver, TaskPlan};
 use holdfast_wire::executor_v1::TaskSpec;
 use holdfast_wire::nomad_driver::{
     AllocatedMemoryResources, LinuxResources, NetworkIsolationSpec, TaskConfig,
@@ -15,7 +14,7 @@ use holdfast_wire::nomad_driver::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::options::TaskOptions;
+use crate::options::{InvalidTaskOptions, LogCollector, TaskOptions};
 use crate::settings::Settings;
 use crate::table::TaskName;
 
@@ -28,6 +27,8 @@ pub struct Planned {
     pub shared_cgroups: Vec<PathBuf>,
     /// What of the environment is not the agent's; needed again by an executor that adopts the task.
     pub additions: EnvironmentAdditions,
+    /// What the job asked for and does not get, each in one line.
+    pub warnings: Vec<String>,
 }
 
 /// How a task's environment differs from what the agent's task says.
@@ -54,36 +55,54 @@ pub fn name_of(task: &TaskConfig) -> Result<TaskName, Failure> {
 }
 
 /// Looks everything up and checks it; nothing exists on the host afterwards but the command's execute bits.
-pub async fn plan(task: &TaskConfig, options: TaskOptions, settings: Arc<Settings>) -> Result<Planned, Failure> {
+pub async fn plan(
+    task: &TaskConfig,
+    options: TaskOptions,
+    settings: Arc<Settings>,
+    collector: LogCollector,
+) -> Result<Planned, Failure> {
     let cgroups = Cgroups::of(task, &options).map_err(|e| {
         Failure::Final(format!(
             "failed to launch command with executor: unable to configure cgroups: {e}"
         ))
     })?;
     let denied = options.denied_envvars.clone();
-    let asked = asked(task, options, &settings, cgroups.placement);
+    let mut warnings = Vec::new();
+    if options.asks_for_rotation && collector == LogCollector::Agent {
+        warnings.push(
+            "log_max_files, log_max_file_size and log_overflow have no effect: the agent collects logs".to_owned(),
+        );
+    }
+    let asked = asked(task, options, &settings, collector, cgroups.placement).map_err(Failure::last)?;
     // Users may come from a directory service that takes its time.
-    let plan = tokio::task::spawn_blocking(move || TaskPlan::build(asked, &Resolver::system(), &settings.denied))
+    let mut plan = tokio::task::spawn_blocking(move || TaskPlan::build(asked, &Resolver::system(), &settings.denied))
         .await
         .map_err(Failure::last)?
         .map_err(plan_failure)?;
-    let account = plan
-        .credentials
-        .as_ref()
+    warnings.append(&mut plan.warnings);
+    // The built-in sets them for a task that names its user.
+    let account = (plan.credentials.as_ref())
+        .filter(|_| !task.user.is_empty())
         .map(|Credentials { name, home, .. }| (name.clone(), home.clone()));
     Ok(Planned {
         spec: plan.into(),
         shared_cgroups: cgroups.shared,
         additions: EnvironmentAdditions { denied, account },
+        warnings,
     })
 }
 
 /// The built-in checks the user before, and all else while it launches.
 fn plan_failure(error: PlanError) -> Failure {
     let prefix = match &error {
-        PlanError::User(_) | PlanError::DeniedId(_) | PlanError::OomScoreAdj(_) | PlanError::Memory { .. } => {
-            "failed driver config validation"
-        }
+        PlanError::User(_)
+        | PlanError::DeniedId(_)
+        | PlanError::OomScoreAdj(_)
+        | PlanError::Memory { .. }
+        | PlanError::Ceiling(_)
+        | PlanError::Attribute(_)
+        | PlanError::NoScope { .. }
+        | PlanError::ForeignLimits => "failed driver config validation",
         _ => "failed to launch command with executor",
     };
     let message = format!("{prefix}: {error}");
@@ -98,16 +117,29 @@ fn asked(
     task: &TaskConfig,
     options: TaskOptions,
     settings: &Settings,
+    collector: LogCollector,
     placement: Placement,
-) -> holdfast_sandbox::TaskOptions {
+) -> Result<holdfast_sandbox::TaskOptions, InvalidTaskOptions> {
     let TaskOptions {
         command,
         args,
         cgroup_v2_override: _,
         cgroup_v1_override: _,
+        cgroup_parent: _,
         oom_score_adj,
         work_dir,
         denied_envvars,
+        group,
+        group_add,
+        rotation,
+        asks_for_rotation: _,
+        memory_enforcement,
+        mut limits,
+        hard_cpu,
+        strict_limits,
+        attributes,
+        ending,
+        max_exec_sessions,
     } = options;
     let resources = task.resources.as_ref();
     // Never `memory_limit_bytes`: it is finite for a task without a limit (contract, S-9).
@@ -119,13 +151,25 @@ fn asked(
         .and_then(|all| all.memory)
         .unwrap_or_default();
     let LinuxResources {
+        cpu_period,
+        cpu_quota,
         cpu_shares,
         cpuset_cpus,
+        percent_ticks,
         ..
     } = resources
         .and_then(|all| all.linux_resources.clone())
         .unwrap_or_default();
-    holdfast_sandbox::TaskOptions {
+    if let Some(hard_cpu) = hard_cpu {
+        let share = CpuShare {
+            cpu_period,
+            cpu_quota,
+            percent_ticks,
+            cores: settings.compute.cores,
+        };
+        hard_cpu.apply(share, &mut limits)?;
+    }
+    Ok(holdfast_sandbox::TaskOptions {
         task_id: task.id.clone(),
         alloc_id: task.alloc_id.clone(),
         task_name: task.name.clone(),
@@ -138,15 +182,16 @@ fn asked(
             .collect(),
         denied_environment: [settings.options.denied_envvars.as_slice(), denied_envvars.as_slice()].concat(),
         user: Some(task.user.clone()),
+        group,
+        group_add,
         work_dir,
         task_dir: task_dir(task),
         stdout_path: task.stdout_path.clone(),
         stderr_path: task.stderr_path.clone(),
-        log_collection: LogCollection::Driver(LogRotation {
-            max_files: settings.options.log_max_files.get(),
-            max_file_bytes: settings.options.log_max_file_bytes,
-            ..LogRotation::default()
-        }),
+        log_collection: match collector {
+            LogCollector::Driver => LogCollection::Driver(rotation),
+            LogCollector::Agent => LogCollection::Agent,
+        },
         oom_score_adj: i64::from(oom_score_adj),
         network_namespace: network_namespace(task.network_isolation_spec.as_ref()),
         placement,
@@ -155,8 +200,15 @@ fn asked(
         cpu_shares,
         cpuset_cpus,
         search_path: std::env::var_os("PATH"),
-        ..holdfast_sandbox::TaskOptions::default()
-    }
+        memory_enforcement,
+        limits,
+        strict_limits,
+        attributes,
+        inherit_limits: false,
+        ending,
+        max_sessions: max_exec_sessions,
+        ceilings: settings.options.ceilings.clone(),
+    })
 }
 
 /// `<alloc_dir>/<task>`, as the agent builds it.
@@ -208,6 +260,10 @@ impl Cgroups {
         let shared = agents.as_ref().map(|scope| scope.shared.clone()).unwrap_or_default();
         // An override is for one version of cgroups; on a host with the other it says nothing, as with the built-in.
         let scope = match (holdfast_cgroup::version(), &options.cgroup_v2_override) {
+            (Some(version), _) if options.cgroup_parent.is_some() => {
+                let parent = options.cgroup_parent.as_deref().unwrap_or_default();
+                Some(Scope::below(version, parent, &task.alloc_id, &task.name)?)
+            }
             (Some(Version::V2), Some(path)) => Some(Scope::of_v2_override(path)?),
             (Some(Version::V1), _) if !options.cgroup_v1_override.is_empty() => {
                 let paths = options
@@ -218,6 +274,9 @@ impl Cgroups {
             }
             _ => agents,
         };
+        // Only these tasks pay for one more hierarchy on v1.
+        let has_io = options.limits.io_weight.is_some() || !options.limits.io_max.is_empty();
+        let scope = scope.map(|scope| if has_io { scope.with_io() } else { scope });
         Ok(Cgroups {
             placement: scope.map(placement).unwrap_or_default(),
             shared,
@@ -292,11 +351,15 @@ mod tests {
         }
     }
 
+    async fn planned(task: &TaskConfig, options: TaskOptions, settings: Arc<Settings>) -> Result<Planned, Failure> {
+        plan(task, options, settings, LogCollector::Driver).await
+    }
+
     #[tokio::test]
     async fn what_does_not_exist_is_named_and_leaves_nothing_s4() {
         let dir = tempfile::tempdir().unwrap();
         let task = task(dir.path());
-        let failure = plan(&task, options("no-such-command"), settings(b""))
+        let failure = planned(&task, options("no-such-command"), settings(b""))
             .await
             .unwrap_err();
         let Failure::Final(message) = failure else {
@@ -311,7 +374,7 @@ mod tests {
             user: "no-such-user".to_owned(),
             ..task
         };
-        let message = plan(&nobody, options("true"), settings(b""))
+        let message = planned(&nobody, options("true"), settings(b""))
             .await
             .unwrap_err()
             .to_string();
@@ -329,7 +392,7 @@ mod tests {
         let mut plugin = b"\x81\xb0denied_host_uids".to_vec();
         plugin.push(0xa0 | u8::try_from(own.len()).unwrap());
         plugin.extend(own.bytes());
-        let message = plan(&task(dir.path()), options("true"), settings(&plugin))
+        let message = planned(&task(dir.path()), options("true"), settings(&plugin))
             .await
             .unwrap_err()
             .to_string();
@@ -348,7 +411,7 @@ mod tests {
             ..options("true")
         };
         let settings = settings(b"\x81\xaedenied_envvars\x91\xa5AWS_*");
-        let planned = plan(&task, denying, settings.clone()).await.unwrap();
+        let planned = planned(&task, denying, settings.clone()).await.unwrap();
         assert_eq!(planned.spec.env, ["KEEP=1"]);
         assert_eq!(
             environment(&task, &settings.options.denied_envvars, &planned.additions),
@@ -361,7 +424,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut task = task(dir.path());
         task.user = "root".to_owned();
-        let Ok(planned) = plan(&task, options("/bin/sh"), settings(b"")).await else {
+        let Ok(planned) = planned(&task, options("/bin/sh"), settings(b"")).await else {
             // Only root may plan for another user.
             assert!(!nix::unistd::geteuid().is_root());
             return;

@@ -12,6 +12,7 @@ use tonic::service::Routes;
 use tracing::level_filters::LevelFilter;
 
 use crate::driver::Driver;
+use crate::open_files;
 use crate::plugin_name::PluginName;
 use crate::services::{Base, DriverService};
 
@@ -32,6 +33,7 @@ const BLOCKING_THREADS: usize = 1;
 pub fn serve(name: PluginName) -> anyhow::Result<()> {
     // The agent sets the level of what it shows; from debug on all is sent.
     hclog::install(LevelFilter::DEBUG).context("set up logging")?;
+    open_files::raise();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -16,6 +16,7 @@ use tonic::Code;
 use crate::driver::Driver;
 use crate::end;
 use crate::failure::Failure;
+use crate::limits;
 use crate::options::TaskOptions;
 use crate::plan::{self, EnvironmentAdditions, Planned};
 use crate::table::{Facts, Outcome, TaskName};
@@ -42,12 +43,15 @@ pub async fn start(
     let name = plan::name_of(&task)?;
     let _reservation = driver.tasks.reserve(&name).await.map_err(Failure::last)?;
     let settings = driver.settings();
-    let options = TaskOptions::decode(&task.msgpack_driver_config, driver.name()).map_err(Failure::last)?;
+    let options =
+        TaskOptions::decode(&task.msgpack_driver_config, driver.name(), &settings.options).map_err(Failure::last)?;
     let Planned {
         spec,
         shared_cgroups,
         additions,
-    } = plan::plan(&task, options, settings).await?;
+        mut warnings,
+    } = plan::plan(&task, options, settings, driver.log_collector()).await?;
+    let limits = limits::describe(spec.limits.as_ref());
     let adoption = Adoption {
         shared_cgroups,
         environment: spec.env.clone(),
@@ -80,7 +84,7 @@ pub async fn start(
         main_pid: main.pid,
         started_at_ms,
     });
-    let warnings = std::mem::take(&mut launched.warnings);
+    warnings.append(&mut launched.warnings);
     let handle = match handles.handle(&facts, &launched.identities) {
         _ if !is_wanted() => Err(Failure::last("the caller has gone away")),
         Ok(handle) => launched.commit(&dir).await.map(|()| handle),
@@ -90,6 +94,7 @@ pub async fn start(
         Ok(handle) => {
             tracing::info!(task_id = facts.name.id, pid = facts.main_pid, "task started");
             driver.tasks.running(facts.clone()).await;
+            driver.events.send(&facts.name, limits.message(), &limits.annotations());
             for warning in warnings {
                 driver
                     .events

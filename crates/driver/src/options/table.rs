@@ -24,6 +24,8 @@ pub enum Kind {
     TextList,
     /// Blocks or maps from text to text. The agent passes a list of maps; later ones win.
     TextMaps,
+    /// One block, or a map, from text to text.
+    TextMap,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Kind::Text => "string",
             Kind::TextList => "list(string)",
             Kind::TextMaps => "list(map(string))",
+            Kind::TextMap => "map(string)",
         }
     }
 }
@@ -52,6 +55,8 @@ pub enum Absent {
     TrueUnlessBuiltIn,
     /// This value.
     Integer(i64),
+    /// This value.
+    Text(&'static str),
 }
 
 impl Absent {
@@ -62,6 +67,7 @@ impl Absent {
             Absent::Bool(value) => Some(value.to_string()),
             Absent::TrueUnlessBuiltIn => Some((!matches!(name, PluginName::RawExec | PluginName::Exec)).to_string()),
             Absent::Integer(value) => Some(value.to_string()),
+            Absent::Text(value) => Some(format!("{value:?}")),
         }
     }
 }
@@ -86,135 +92,351 @@ pub struct Row {
 const RAW: &[Profile] = &[Profile::Raw];
 const ALL: &[Profile] = &[Profile::Raw, Profile::Isolated];
 
+const fn plugin(name: &'static str, kind: Kind, doc: &'static str) -> Row {
+    Row {
+        name,
+        place: Place::Plugin,
+        kind,
+        absent: Absent::Unset,
+        profiles: ALL,
+        doc,
+    }
+}
+
+const fn task(name: &'static str, kind: Kind, doc: &'static str) -> Row {
+    Row {
+        place: Place::Task,
+        ..plugin(name, kind, doc)
+    }
+}
+
+impl Row {
+    const fn or(self, absent: Absent) -> Row {
+        Row { absent, ..self }
+    }
+
+    const fn only(self, profiles: &'static [Profile]) -> Row {
+        Row { profiles, ..self }
+    }
+}
+
 /// Every option. Names, types and defaults of the built-in drivers' options are theirs (contract, 3.1 and 3.2).
 pub const OPTIONS: &[Row] = &[
-    Row {
-        name: "enabled",
-        place: Place::Plugin,
-        kind: Kind::Bool,
-        absent: Absent::TrueUnlessBuiltIn,
-        profiles: RAW,
-        doc: "Whether tasks may be started. A disabled driver is not detected.",
-    },
-    Row {
-        name: "denied_host_uids",
-        place: Place::Plugin,
-        kind: Kind::Text,
-        absent: Absent::Unset,
-        profiles: RAW,
-        doc: "User ids that no task may run as: numbers and ranges, separated by commas, as in `\"0,10-15\"`.",
-    },
-    Row {
-        name: "denied_host_gids",
-        place: Place::Plugin,
-        kind: Kind::Text,
-        absent: Absent::Unset,
-        profiles: RAW,
-        doc: "Group ids that no task's user may belong to, written like `denied_host_uids`.",
-    },
-    Row {
-        name: "denied_envvars",
-        place: Place::Plugin,
-        kind: Kind::TextList,
-        absent: Absent::Unset,
-        profiles: RAW,
-        doc: "Environment variables that no task gets. `*` stands for any text.",
-    },
-    Row {
-        name: "state_dir",
-        place: Place::Plugin,
-        kind: Kind::Text,
-        absent: Absent::Unset,
-        profiles: ALL,
-        doc: "Absolute path of the folder that holds the supervision directories of living tasks. It must survive \
-              reboots and be writable. Without it: `/var/lib/holdfast`, for an agent that does not run as root \
-              `$XDG_STATE_HOME/holdfast`.",
-    },
-    Row {
-        name: "executor_path",
-        place: Place::Plugin,
-        kind: Kind::Text,
-        absent: Absent::Unset,
-        profiles: ALL,
-        doc: "Absolute path of the executor to start. Without it: the environment variable `HOLDFAST_EXECUTOR`, the \
-              executor that a release carries inside itself, or `holdfast-executor` beside the driver's file.",
-    },
-    Row {
-        name: "log_max_files",
-        place: Place::Plugin,
-        kind: Kind::Integer,
-        absent: Absent::Integer(10),
-        profiles: ALL,
-        doc: "How many files are kept of each output stream of a task. The `logs` block of a job does not reach a \
-              driver.",
-    },
-    Row {
-        name: "log_max_file_size",
-        place: Place::Plugin,
-        kind: Kind::Integer,
-        absent: Absent::Integer(10),
-        profiles: ALL,
-        doc: "Size in MB (1024 * 1024 bytes) at which the next file of an output stream begins.",
-    },
-    Row {
-        name: "command",
-        place: Place::Task,
-        kind: Kind::Text,
-        absent: Absent::Required,
-        profiles: ALL,
-        doc: "What to run: looked for in the task's `local` folder, in the task's folder, on the host if it is an \
-              absolute path, and in the `PATH` of the agent. It is made executable.",
-    },
-    Row {
-        name: "args",
-        place: Place::Task,
-        kind: Kind::TextList,
-        absent: Absent::Unset,
-        profiles: ALL,
-        doc: "Arguments of the command.",
-    },
-    Row {
-        name: "cgroup_v2_override",
-        place: Place::Task,
-        kind: Kind::Text,
-        absent: Absent::Unset,
-        profiles: RAW,
-        doc: "Cgroup to run in instead of the task's own, on a host with cgroup v2: an absolute path, or one below \
-              `/sys/fs/cgroup`. No limit of the task applies there, and it is not killed with the task.",
-    },
-    Row {
-        name: "cgroup_v1_override",
-        place: Place::Task,
-        kind: Kind::TextMaps,
-        absent: Absent::Unset,
-        profiles: RAW,
-        doc: "The same for a host with cgroup v1: from a controller to an absolute path, or one below the controller's \
-              hierarchy.",
-    },
-    Row {
-        name: "oom_score_adj",
-        place: Place::Task,
-        kind: Kind::Integer,
-        absent: Absent::Unset,
-        profiles: RAW,
-        doc: "How much likelier than others the task is killed when memory runs out, 0 to 1000.",
-    },
-    Row {
-        name: "work_dir",
-        place: Place::Task,
-        kind: Kind::Text,
-        absent: Absent::Unset,
-        profiles: ALL,
-        doc: "Absolute path of the folder to start in. Without it: the task's folder.",
-    },
-    Row {
-        name: "denied_envvars",
-        place: Place::Task,
-        kind: Kind::TextList,
-        absent: Absent::Unset,
-        profiles: RAW,
-        doc: "Environment variables that this task does not get, in addition to those of the plugin block.",
-    },
+    plugin(
+        "enabled",
+        Kind::Bool,
+        "Whether tasks may be started. A disabled driver is not detected.",
+    )
+    .or(Absent::TrueUnlessBuiltIn)
+    .only(RAW),
+    plugin(
+        "denied_host_uids",
+        Kind::Text,
+        "User ids that no task may run as: numbers and ranges, separated by commas, as in `\"0,10-15\"`.",
+    )
+    .only(RAW),
+    plugin(
+        "denied_host_gids",
+        Kind::Text,
+        "Group ids that no task's user may belong to, written like `denied_host_uids`.",
+    )
+    .only(RAW),
+    plugin(
+        "denied_envvars",
+        Kind::TextList,
+        "Environment variables that no task gets. `*` stands for any text.",
+    )
+    .only(RAW),
+    plugin(
+        "state_dir",
+        Kind::Text,
+        "Absolute path of the folder that holds the supervision directories of living tasks. It must survive \
+         reboots and be writable. Without it: `/var/lib/holdfast`, for an agent that does not run as root \
+         `$XDG_STATE_HOME/holdfast`.",
+    ),
+    plugin(
+        "executor_path",
+        Kind::Text,
+        "Absolute path of the executor to start. Without it: the environment variable `HOLDFAST_EXECUTOR`, the \
+         executor that a release carries inside itself, or `holdfast-executor` beside the driver's file.",
+    ),
+    plugin(
+        "log_max_files",
+        Kind::Integer,
+        "How many files are kept of each output stream of a task. The `logs` block of a job does not reach a \
+         driver.",
+    )
+    .or(Absent::Integer(10)),
+    plugin(
+        "log_max_file_size",
+        Kind::Integer,
+        "Size in MB (1024 * 1024 bytes) at which the next file of an output stream begins.",
+    )
+    .or(Absent::Integer(10)),
+    plugin(
+        "log_overflow",
+        Kind::Text,
+        "What happens to output that the log disk does not take in time: `block` (the task waits) or `drop` (it is dropped, counted, \
+         and told as an event).",
+    )
+    .or(Absent::Text("block")),
+    plugin(
+        "log_collection",
+        Kind::Text,
+        "Who collects what tasks write: `driver` (no log process is started for a task) or `agent` (Nomad's log processes, to which \
+         the `logs` block of a job applies). It holds until the plugin is started anew.",
+    )
+    .or(Absent::Text("driver")),
+    plugin(
+        "default_pids_limit",
+        Kind::Integer,
+        "The `pids_limit` of tasks that name none.",
+    ),
+    plugin("max_pids_limit", Kind::Integer, "The most that `pids_limit` may be."),
+    plugin(
+        "allowed_memory_enforcement",
+        Kind::TextList,
+        "What `memory_enforcement` may be; the first is what holds for tasks that do not say. Without it: `[\"hard\"]`.",
+    ),
+    plugin(
+        "max_memory_swap",
+        Kind::Text,
+        "The most that `memory_swap` may be, and what holds for tasks that do not say.",
+    ),
+    plugin("max_cpu_burst", Kind::Integer, "The most that `cpu_burst` may be, in microseconds."),
+    plugin("max_io_weight", Kind::Integer, "The most that `io_weight` may be."),
+    plugin(
+        "allow_realtime_io",
+        Kind::Bool,
+        "Whether `ionice` may be of the class `realtime`.",
+    )
+    .or(Absent::Bool(false)),
+    plugin(
+        "max_ulimit",
+        Kind::TextMap,
+        "The most that the hard limits of `ulimit` may be, by name, as in `{ nofile = \"65536\" }`.",
+    ),
+    plugin("min_nice", Kind::Integer, "The least that `nice` may be, from -20.").or(Absent::Integer(0)),
+    plugin(
+        "min_oom_score_adj",
+        Kind::Integer,
+        "The least that `oom_score_adj` may be, from -1000.",
+    )
+    .or(Absent::Integer(0)),
+    plugin(
+        "max_kill_grace",
+        Kind::Text,
+        "The most that `max_runtime_grace` may be, as in `\"30s\"`. The graces of a stop have a bound of the agent's own, \
+         `max_kill_timeout`.",
+    ),
+    plugin(
+        "max_exec_sessions",
+        Kind::Integer,
+        "How many sessions (`alloc exec`, script checks) may run in a task at a time, and what holds for tasks that do not say. 0: no \
+         cap.",
+    ),
+    task(
+        "command",
+        Kind::Text,
+        "What to run: looked for in the task's `local` folder, in the task's folder, on the host if it is an \
+         absolute path, and in the `PATH` of the agent. It is made executable.",
+    )
+    .or(Absent::Required),
+    task(
+        "args",
+        Kind::TextList,
+        "Arguments of the command.",
+    ),
+    task(
+        "cgroup_v2_override",
+        Kind::Text,
+        "Cgroup to run in instead of the task's own, on a host with cgroup v2: an absolute path, or one below \
+         `/sys/fs/cgroup`. No limit of the task applies there, and it is not killed with the task.",
+    )
+    .only(RAW),
+    task(
+        "cgroup_v1_override",
+        Kind::TextMaps,
+        "The same for a host with cgroup v1: from a controller to an absolute path, or one below the controller's \
+         hierarchy.",
+    )
+    .only(RAW),
+    task(
+        "oom_score_adj",
+        Kind::Integer,
+        "How much likelier than others the task is killed when memory runs out: to 1000, from `min_oom_score_adj` of the plugin block.",
+    )
+    .only(RAW),
+    task(
+        "work_dir",
+        Kind::Text,
+        "Absolute path of the folder to start in. Without it: the task's folder.",
+    ),
+    task(
+        "denied_envvars",
+        Kind::TextList,
+        "Environment variables that this task does not get, in addition to those of the plugin block.",
+    )
+    .only(RAW),
+    task(
+        "group",
+        Kind::Text,
+        "Name or number of the primary group. Without it: the user's.",
+    ),
+    task(
+        "group_add",
+        Kind::TextList,
+        "Names or numbers of groups beside the user's own.",
+    ),
+    task("umask", Kind::Text, "Octal, as in `\"027\"`. Without it: `022`."),
+    task(
+        "log_max_files",
+        Kind::Integer,
+        "As in the plugin block, for this task.",
+    ),
+    task(
+        "log_max_file_size",
+        Kind::Integer,
+        "As in the plugin block, for this task.",
+    ),
+    task("log_overflow", Kind::Text, "As in the plugin block, for this task."),
+    task(
+        "limits",
+        Kind::Text,
+        "What becomes of a limit that cannot be applied: `besteffort` (the task starts, and an event names limit, controller and \
+         reason) or `strict` (the start fails).",
+    )
+    .or(Absent::Text("besteffort")),
+    task(
+        "memory_enforcement",
+        Kind::Text,
+        "How strictly `memory` and `memory_max` of the resources are meant: `hard` (a task that uses more is killed), `soft` (it is \
+         slowed down and its memory reclaimed; only `memory_max` kills) or `none` (memory is reserved and not limited).",
+    ),
+    task(
+        "memory_high",
+        Kind::Text,
+        "From here on the task is slowed down and its memory reclaimed, as in `\"100m\"`; a plain number is MiB, `\"unlimited\"` is \
+         none. cgroup v2.",
+    ),
+    task(
+        "memory_swap",
+        Kind::Text,
+        "Swap beside the memory (not both together), written like `memory_high`; `\"0\"`: none.",
+    ),
+    task(
+        "memory_swappiness",
+        Kind::Integer,
+        "How readily memory is swapped out, 0 to 100. cgroup v1.",
+    ),
+    task(
+        "oom_group",
+        Kind::Bool,
+        "Whether all processes of the task are killed when one is for want of memory. cgroup v2.",
+    ),
+    task(
+        "cpu_weight",
+        Kind::Integer,
+        "Share of the CPU in relation to other tasks, 1 to 10000. Without it: as much as `cpu` of the resources.",
+    ),
+    task(
+        "cpu_hard_limit",
+        Kind::Bool,
+        "Whether the task is held to its share of the CPU, `cpu` or `cores` of the resources, also while others are idle.",
+    ),
+    task(
+        "cpu_cfs_period",
+        Kind::Integer,
+        "The period of `cpu_hard_limit` in microseconds, 1000 to 1000000. Without it: 100000.",
+    ),
+    task(
+        "cpu_burst",
+        Kind::Integer,
+        "How much unused time of `cpu_hard_limit` may be saved up, in microseconds; at most what a period has.",
+    ),
+    task(
+        "cpuset_mems",
+        Kind::Text,
+        "Memory nodes, as in `\"0-1,3\"`.",
+    ),
+    task(
+        "pids_limit",
+        Kind::Integer,
+        "How many processes and threads there may be; -1: any number.",
+    ),
+    task(
+        "io_weight",
+        Kind::Integer,
+        "Share of the disks in relation to other tasks, 1 to 10000, where 100 is usual.",
+    ),
+    task(
+        "io_max",
+        Kind::TextMap,
+        "Limits of disks by path or number, as in `{ \"/dev/sda\" = \"rbps=10M wbps=512k riops=100 wiops=max\" }`.",
+    ),
+    task(
+        "ulimit",
+        Kind::TextMap,
+        "Resource limits, soft and hard or one for both, as in `{ nofile = \"4096:65536\", core = \"0\", memlock = \"unlimited\" }`. \
+         Those that are not named do not follow the agent's.",
+    ),
+    task("nice", Kind::Integer, "-20, the first, to 19.").or(Absent::Integer(0)),
+    task(
+        "ionice",
+        Kind::Text,
+        "`idle`, `best-effort:LEVEL` or `realtime:LEVEL`, with a level from 0, the first, to 7.",
+    ),
+    task(
+        "cgroup_parent",
+        Kind::Text,
+        "Cgroup below which the task gets one of its own in place of the agent's: a path below the hierarchies' roots. Limits, kills \
+         and statistics work as in the agent's.",
+    ),
+    task(
+        "kill_target",
+        Kind::Text,
+        "Whom signals reach, those of a stop but the kill, and those of `alloc signal`: `main`, `group` (its process group) or \
+         `cgroup` (all processes). A kill is for all.",
+    )
+    .or(Absent::Text("main")),
+    task(
+        "kill_sequence",
+        Kind::TextList,
+        "What a stop sends, one after the other, in place of `kill_signal`, as in `[\"SIGTERM 10s\", \"SIGQUIT 5s\"]`. All steps \
+         together have the task's `kill_timeout`; what is left of them then is skipped, and the task is killed.",
+    ),
+    task(
+        "stragglers",
+        Kind::Text,
+        "What becomes of processes that the main process leaves behind: `kill` or `leave` (they go on, and their output is collected).",
+    )
+    .or(Absent::Text("kill")),
+    task(
+        "exit_type",
+        Kind::Text,
+        "When the task is over: `main` (with its main process) or `cgroup` (when no process is left).",
+    )
+    .or(Absent::Text("main")),
+    task(
+        "max_runtime",
+        Kind::Text,
+        "How long the task may run, as in `\"1h30m\"`. Then it is stopped, also while driver and agent are away.",
+    ),
+    task(
+        "max_runtime_signal",
+        Kind::Text,
+        "What it is stopped with then. Without it: `SIGTERM`.",
+    ),
+    task(
+        "max_runtime_grace",
+        Kind::Text,
+        "How long it may then take until it is killed. Without it: `5s`.",
+    ),
+    task(
+        "max_exec_sessions",
+        Kind::Integer,
+        "How many sessions may run at a time; 0: as the plugin block says.",
+    ),
 ];
 
 /// The options that a plugin of this name has in one block, in the table's order.

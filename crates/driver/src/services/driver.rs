@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_executor::client::Peer;
 use holdfast_executor::nomad::session::exit_result;
-use holdfast_wire::executor_v1::{ExecRequest, ExecSetup, SignalRequest};
+use holdfast_wire::executor_v1::{ExecRequest, ExecSetup, FreezeRequest, SignalRequest};
 use holdfast_wire::nomad_driver::driver_capabilities::{FsIsolation, MountConfigs};
 use holdfast_wire::nomad_driver::driver_server::Driver as DriverRpc;
 use holdfast_wire::nomad_driver::network_isolation_spec::NetworkIsolationMode;
@@ -27,8 +27,8 @@ use super::session;
 use crate::driver::Driver;
 use crate::end::{self, Stop};
 use crate::failure::{Failure, with_recoverable};
-use crate::options::spec;
 use crate::options::table::Place;
+use crate::options::{LogCollector, spec};
 use crate::table::{Facts, Outcome, Phase};
 use crate::{fingerprint, owner, recover, start, stats};
 
@@ -86,7 +86,7 @@ impl DriverRpc for DriverService {
             network_isolation_modes: vec![NetworkIsolationMode::Host as i32, NetworkIsolationMode::Group as i32],
             must_create_network: false,
             mount_configs: MountConfigs::NoMounts as i32,
-            disable_log_collection: true,
+            disable_log_collection: self.0.log_collector() == LogCollector::Driver,
             dynamic_workload_users: false,
         };
         Ok(Response::new(CapabilitiesResponse {
@@ -215,6 +215,7 @@ impl DriverRpc for DriverService {
                 let compute = self.0.settings().compute;
                 let interval = duration(collection_interval);
                 Ok(Response::new(stats::stream(
+                    &self.0.samples,
                     &facts,
                     phase,
                     compute,
@@ -251,24 +252,22 @@ impl DriverRpc for DriverService {
     }
 
     async fn signal_task(&self, request: Request<SignalTaskRequest>) -> Reply<SignalTaskResponse> {
-        const SIGINT: i32 = 2;
         let SignalTaskRequest { task_id, signal } = request.into_inner();
         let (facts, phase) = self.running(&task_id).await?;
-        let number = holdfast_sys::signal::number(&signal).unwrap_or_else(|| {
+        let asked = Asked::parse(&signal).unwrap_or_else(|| {
             tracing::warn!(task_id, signal, "unknown signal to send to task, using SIGINT instead");
-            SIGINT
+            Asked::INTERRUPT
         });
         let peer = end::reach(&facts, &phase).await?;
         let Some(Peer { mut executor, .. }) = peer else {
             return Err(Failure::Final(format!("task {task_id:?} has ended")).into());
         };
-        executor
-            .signal(SignalRequest {
-                signal: number,
-                target: None,
-            })
-            .await
-            .map_err(|status| session::ordinary(&status))?;
+        let done = match asked {
+            // Whom it reaches is the task's own `kill_target`.
+            Asked::Signal(signal) => executor.signal(SignalRequest { signal, target: None }).await.map(drop),
+            Asked::Frozen(frozen) => executor.freeze(FreezeRequest { frozen }).await.map(drop),
+        };
+        done.map_err(|status| session::ordinary(&status))?;
         Ok(Response::new(SignalTaskResponse {}))
     }
 
@@ -328,6 +327,28 @@ impl DriverRpc for DriverService {
         Err(Status::unimplemented(
             "DestroyNetwork: this driver does not create networks, the agent does",
         ))
+    }
+}
+
+/// What SignalTask asks for. The agent passes any text on, and no other call of its reaches a task's freezer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Number.
+    Signal(i32),
+    /// `FREEZE` or `THAW`.
+    Frozen(bool),
+}
+
+impl Asked {
+    /// What a misspelt `change_signal` means (contract, K-4).
+    const INTERRUPT: Asked = Asked::Signal(2);
+
+    fn parse(name: &str) -> Option<Asked> {
+        match name {
+            "FREEZE" => Some(Asked::Frozen(true)),
+            "THAW" => Some(Asked::Frozen(false)),
+            name => holdfast_sys::signal::number(name).map(Asked::Signal),
+        }
     }
 }
 

@@ -69,6 +69,11 @@ pub struct ProcessUsage {
 }
 
 impl ProcessUsage {
+    /// It has used no CPU for a while.
+    pub fn rest(&mut self) {
+        (self.user, self.system, self.percent) = (0.0, 0.0, 0.0);
+    }
+
     /// As the agent reads it: exactly the fields that the built-in says it measures.
     pub fn message(&self) -> TaskResourceUsage {
         let ProcessUsage {

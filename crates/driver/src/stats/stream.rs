@@ -1,8 +1,8 @@
 //! The stream of one TaskStats call.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use holdfast_cgroup::Sampler;
 use holdfast_record::SupervisionDir;
 use holdfast_wire::nomad_driver::TaskStatsResponse;
 use tokio::sync::{mpsc, watch};
@@ -11,14 +11,17 @@ use tonic::Status;
 
 use super::percent::Compute;
 use super::processes::Members;
+use super::sources::Sources;
 use super::usage::Meter;
 use crate::table::{Facts, Phase};
 
 /// What an interval of 0 means (contract, T-1).
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Samples at once and then at each interval, until the task ends or the reader goes away. Files are open that long.
+/// Samples at once and then at each interval, until the task ends or the reader goes away. Files are open that long. All streams
+/// of an interval wake up together: a thousand wake-ups one by one cost more than what they read.
 pub fn stream(
+    sources: &Sources,
     facts: &Facts,
     mut phase: watch::Receiver<Phase>,
     compute: Compute,
@@ -26,15 +29,14 @@ pub fn stream(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> ReceiverStream<Result<TaskStatsResponse, Status>> {
     let interval = if interval.is_zero() { DEFAULT_INTERVAL } else { interval };
-    let mut meter = meter(facts, compute);
+    let mut meter = meter(sources, facts, compute);
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::pin!(shutdown);
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next = tokio::time::Instant::now();
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
+                () = tokio::time::sleep_until(next) => {}
                 _ = phase.wait_for(|phase| !matches!(phase, Phase::Running(_))) => break,
                 () = sender.closed() => break,
                 () = &mut shutdown => break,
@@ -45,13 +47,28 @@ pub fn stream(
             if sender.send(Ok(TaskStatsResponse { stats: Some(stats) })).await.is_err() {
                 break;
             }
+            next = tokio::time::Instant::now() + until_common_tick(epoch().elapsed(), interval);
         }
     });
     ReceiverStream::new(receiver)
 }
 
+/// When the common ticks of all streams began.
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
+
+/// How long until the first multiple of `interval` that is at least half an interval away.
+fn until_common_tick(since_epoch: Duration, interval: Duration) -> Duration {
+    let nanoseconds = interval.as_nanos();
+    let phase = u64::try_from(since_epoch.as_nanos() % nanoseconds).unwrap_or(0);
+    let left = interval.saturating_sub(Duration::from_nanos(phase));
+    if left * 2 < interval { left + interval } else { left }
+}
+
 /// The record says which cgroups are the task's. Without one, or without cgroups of its own, its processes are counted.
-fn meter(facts: &Facts, compute: Compute) -> Meter {
+fn meter(sources: &Sources, facts: &Facts, compute: Compute) -> Meter {
     let placement = SupervisionDir::open(&facts.dir)
         .and_then(|dir| dir.record())
         .unwrap_or_else(|e| {
@@ -64,8 +81,34 @@ fn meter(facts: &Facts, compute: Compute) -> Meter {
         Some(scope) if !placement.foreign => Members::Cgroup(scope.clone()),
         _ => Members::Tree(facts.main_pid),
     };
-    let sampler = holdfast_cgroup::version()
+    let source = holdfast_cgroup::version()
         .filter(|_| !placement.foreign && !placement.join.is_empty())
-        .map(|version| Sampler::open(version, &placement.join));
-    Meter::new(facts.name.id.clone(), compute, sampler, members)
+        .and_then(|version| sources.of(&facts.dir, version, placement.join));
+    Meter::new(facts.name.id.clone(), compute, source, members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_an_interval_meet_at_common_ticks_t1() {
+        let ms = Duration::from_millis;
+        for (now, interval, expected) in [
+            (0, 1000, 1000),
+            (300, 1000, 700),
+            (500, 1000, 500),
+            // Too close to the sample before.
+            (900, 1000, 1100),
+            (2999, 1000, 1001),
+            (1030, 100, 70),
+            (7_000, 5_000, 3_000),
+        ] {
+            let left = until_common_tick(ms(now), ms(interval));
+            assert_eq!(left, ms(expected), "{now}");
+            assert!((ms(now) + left).as_millis().is_multiple_of(u128::from(interval)));
+        }
+        let shortest = Duration::from_nanos(1);
+        assert_eq!(until_common_tick(ms(1), shortest), shortest);
+    }
 }

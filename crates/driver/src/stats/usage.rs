@@ -3,21 +3,30 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use holdfast_cgroup::{Sample, Sampler};
+use holdfast_cgroup::{Sample, SampleError};
 use holdfast_wire::nomad_driver::{CpuUsage, MemoryUsage, TaskResourceUsage, TaskStats, cpu_usage, memory_usage};
 
 use super::percent::{Compute, Tracker};
 use super::processes::{Members, ProcessUsage, Processes};
+use super::sources::Source;
 
 /// How old the part about single processes may be: as old as the built-in's. Reading it costs more than all the rest.
 const PROCESSES_AGE: Duration = Duration::from_secs(5);
 
-/// Measures one task for as long as somebody listens; holds the cgroup's files open.
+/// How old it may be while no process of the task has used the CPU: so long neither can one have begun or ended.
+const IDLE_PROCESSES_AGE: Duration = Duration::from_secs(30);
+
+/// How old the memory of a task may be that has not used the CPU since: it can only have been taken from it.
+const IDLE_SAMPLE_AGE: Duration = Duration::from_secs(5);
+
+/// Measures one task for as long as somebody listens.
 #[derive(Debug)]
 pub struct Meter {
     task_id: String,
     compute: Compute,
-    sampler: Option<Sampler>,
+    source: Option<Source>,
+    /// The last sample that was read in full, and when.
+    full: Option<(Sample, Instant)>,
     total: Tracker,
     user: Tracker,
     system: Tracker,
@@ -27,12 +36,13 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Without a sampler, or with one that measures nothing, the sums of the processes stand for the task.
-    pub fn new(task_id: String, compute: Compute, sampler: Option<Sampler>, members: Members) -> Meter {
+    /// Without a source the sums of the processes stand for the task.
+    pub fn new(task_id: String, compute: Compute, source: Option<Source>, members: Members) -> Meter {
         Meter {
             task_id,
             compute,
-            sampler: sampler.filter(|sampler| !sampler.is_empty()),
+            source,
+            full: None,
             total: Tracker::default(),
             user: Tracker::default(),
             system: Tracker::default(),
@@ -44,9 +54,9 @@ impl Meter {
 
     /// One sample. `None`: the cgroup is gone, and so is the task.
     pub fn measure(&mut self, now: Instant) -> Option<TaskStats> {
-        let sample = match &mut self.sampler {
+        let sample = match &self.source {
             None => None,
-            Some(sampler) => match sampler.sample() {
+            Some(source) => match sample(source, self.full.as_ref(), now) {
                 Ok(sample) => Some(sample),
                 Err(e) if e.is_gone() => return None,
                 Err(e) => {
@@ -55,13 +65,12 @@ impl Meter {
                 }
             },
         };
-        let is_old = self
-            .latest_at
-            .is_none_or(|then| now.saturating_duration_since(then) >= PROCESSES_AGE);
-        if is_old || sample.is_none() {
-            self.latest = self.processes.read(now);
-            self.latest_at = Some(now);
+        let is_idle = matches!(sample, Some(Taken::Idle(_)));
+        if let Some(Taken::Full(sample)) = sample {
+            self.full = Some((sample, now));
         }
+        let sample = sample.map(|(Taken::Full(sample) | Taken::Idle(sample))| sample);
+        self.look_at_processes(now, is_idle, sample.is_none());
         let whole = match sample {
             Some(sample) => self.of_sample(&sample, now),
             None => self.of_processes(),
@@ -77,6 +86,17 @@ impl Meter {
                 .map(|(pid, usage)| (pid.to_string(), usage.message()))
                 .collect(),
         })
+    }
+
+    fn look_at_processes(&mut self, now: Instant, is_idle: bool, is_needed: bool) {
+        let age = self.latest_at.map(|then| now.saturating_duration_since(then));
+        let bound = if is_idle { IDLE_PROCESSES_AGE } else { PROCESSES_AGE };
+        if is_needed || age.is_none_or(|age| age >= bound) {
+            self.latest = self.processes.read(now);
+            self.latest_at = Some(now);
+        } else if is_idle && age.is_some_and(|age| age >= PROCESSES_AGE) {
+            self.latest.values_mut().for_each(ProcessUsage::rest);
+        }
     }
 
     fn of_sample(&mut self, sample: &Sample, now: Instant) -> TaskResourceUsage {
@@ -159,6 +179,26 @@ impl Meter {
     }
 }
 
+/// How a sample came about.
+#[derive(Debug, Clone, Copy)]
+enum Taken {
+    /// Every file was read.
+    Full(Sample),
+    /// The task has used no CPU since the last one, which stands.
+    Idle(Sample),
+}
+
+fn sample(source: &Source, full: Option<&(Sample, Instant)>, now: Instant) -> Result<Taken, SampleError> {
+    if let Some((last, then)) = full
+        && now.saturating_duration_since(*then) < IDLE_SAMPLE_AGE
+        && last.total.is_some()
+        && source.cpu_time()? == last.total
+    {
+        return Ok(Taken::Idle(*last));
+    }
+    source.sample().map(Taken::Full)
+}
+
 /// Collects which fields were measured: the agent publishes a zero only if it is said to be measured (contract, T-4).
 #[derive(Default)]
 struct Measured {
@@ -230,6 +270,54 @@ mod tests {
         assert_eq!(cpu(meter.of_sample(&first, now)), (0.0, 0.0));
         let (second, now) = at(1, 2000);
         assert_eq!(cpu(meter.of_sample(&second, now)), (150.0, 3000.0));
+    }
+
+    fn over(dir: &tempfile::TempDir) -> Meter {
+        let sources = crate::stats::Sources::within(100);
+        let source = sources.of(dir.path(), holdfast_cgroup::Version::V1, vec![dir.path().to_owned()]);
+        Meter {
+            source: Some(source.unwrap()),
+            ..meter()
+        }
+    }
+
+    #[test]
+    fn a_task_that_did_nothing_costs_one_file_and_its_memory_is_never_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |file: &str, content: &str| std::fs::write(dir.path().join(file), content).unwrap();
+        write("cpuacct.usage", "500\n");
+        write("memory.usage_in_bytes", "7\n");
+        let mut meter = over(&dir);
+        let start = Instant::now();
+        let mut usage = |at: Duration| {
+            let stats = meter.measure(start + at).unwrap();
+            stats.agg_resource_usage.unwrap().memory.unwrap().usage
+        };
+        assert_eq!(usage(Duration::ZERO), 7);
+        write("memory.usage_in_bytes", "6\n");
+        assert_eq!(usage(Duration::from_secs(1)), 7, "the task did nothing");
+        assert_eq!(usage(IDLE_SAMPLE_AGE), 6, "it was taken from it");
+        write("memory.usage_in_bytes", "9\n");
+        write("cpuacct.usage", "501\n");
+        assert_eq!(
+            usage(IDLE_SAMPLE_AGE + Duration::from_secs(1)),
+            9,
+            "the task did something"
+        );
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_ends_the_stream_t1() {
+        let mut gone = meter();
+        assert!(gone.measure(Instant::now()).is_some());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cpuacct.usage"), "500\n").unwrap();
+        let sources = crate::stats::Sources::within(0);
+        let join = vec![dir.path().to_owned()];
+        gone.source = sources.of(dir.path(), holdfast_cgroup::Version::V1, join);
+        assert!(gone.measure(Instant::now()).is_some());
+        drop(dir);
+        assert!(gone.measure(Instant::now()).is_none());
     }
 
     #[test]

@@ -370,3 +370,13 @@ async fn networks_are_the_agents_matter() {
         .unwrap_err();
     assert!(status.message().contains("DestroyNetwork"));
 }
+
+#[test]
+fn freeze_and_thaw_are_asked_for_like_signals_and_unknown_names_are_none_k4() {
+    assert_eq!(Asked::parse("FREEZE"), Some(Asked::Frozen(true)));
+    assert_eq!(Asked::parse("THAW"), Some(Asked::Frozen(false)));
+    assert_eq!(Asked::parse("SIGHUP"), Some(Asked::Signal(1)));
+    for name in ["", "freeze", "SIGFREEZE", "SIGNONSENSE", "9"] {
+        assert_eq!(Asked::parse(name), None, "{name}");
+    }
+}

@@ -1,0 +1,58 @@
+//! Options whose values are one of a few words.
+
+use holdfast_record::Overflow;
+
+/// Who collects what tasks write (plugin option `log_collection`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogCollector {
+    /// The executor.
+    #[default]
+    Driver,
+    /// The agent's log process.
+    Agent,
+}
+
+/// Not one of the words that an option knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{option} {value:?} is none of {known}")]
+pub struct UnknownWord {
+    option: &'static str,
+    value: String,
+    known: &'static str,
+}
+
+/// `log_collection`.
+pub fn log_collection(value: &str) -> Result<LogCollector, UnknownWord> {
+    let words = [("driver", LogCollector::Driver), ("agent", LogCollector::Agent)];
+    word("log_collection", value, &words, "driver and agent")
+}
+
+/// `log_overflow`.
+pub fn log_overflow(value: &str) -> Result<Overflow, UnknownWord> {
+    let words = [("block", Overflow::Block), ("drop", Overflow::Drop)];
+    word("log_overflow", value, &words, "block and drop")
+}
+
+/// `limits`: true if they are strict.
+pub fn limits(value: &str) -> Result<bool, UnknownWord> {
+    word(
+        "limits",
+        value,
+        &[("strict", true), ("besteffort", false)],
+        "strict and besteffort",
+    )
+}
+
+fn word<T: Copy>(
+    option: &'static str,
+    value: &str,
+    words: &[(&str, T)],
+    known: &'static str,
+) -> Result<T, UnknownWord> {
+    let found = words.iter().find(|(word, _)| *word == value);
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| UnknownWord {
+        option,
+        value: value.to_owned(),
+        known,
+    })
+}
