@@ -42,7 +42,10 @@ impl Vm {
             shell()?;
             return Ok(ExitCode::SUCCESS);
         }
-        let tally = tests(&self.filters)?;
+        let mut tally = tests(&self.filters)?;
+        if tally.passed + tally.failed == 0 {
+            tally.fail("no test has such a name");
+        }
         for name in &tally.failures {
             println!("failed: {name}");
         }

@@ -16,7 +16,7 @@ const PIDS_EVENTS: &str = "pids.events";
 /// What happened so far in a scope, by the kernel's own counts, which are as old as the cgroups. `None`: nothing counts it here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Processes that were killed for want of memory; see [`crate::oom_kills`].
+    /// Processes that were killed for want of memory, one of each group twice; see [`crate::oom_kills`].
     pub oom_kills: Option<u64>,
     /// Occasions on which all processes were killed together (v2, memory.oom.group; since 5.17).
     pub oom_group_kills: Option<u64>,
@@ -149,7 +149,7 @@ impl<F: AsFd> Watch<F> {
 
 impl<F> Watch<F> {
     /// True if an error of [`Watch::counters`] says that the cgroup was removed.
-    pub fn is_gone(error: &io::Error) -> bool {
+    pub fn is_gone(&self, error: &io::Error) -> bool {
         interface::is_absence(error)
     }
 }

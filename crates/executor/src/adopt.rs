@@ -8,7 +8,7 @@ use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
 
-use crate::launch::{LaunchError, open_fifo};
+use crate::launch::{self, LaunchError, open_fifo};
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
@@ -29,6 +29,8 @@ pub struct Adopted {
     pub pump: Pump,
     /// The task's cgroups.
     pub scope: Option<holdfast_cgroup::Scope>,
+    /// What the kernel tells of them.
+    pub watch: Option<holdfast_cgroup::Watch>,
 }
 
 /// Why a task cannot be taken over.
@@ -94,6 +96,7 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
         init,
         events,
         pump,
+        watch: scope.as_ref().and_then(launch::watch),
         scope,
     })
 }

@@ -55,8 +55,7 @@ pub fn descendants(roots: &[i32]) -> Vec<PidFd> {
     let mut seen = roots.to_vec();
     let mut parents = roots.to_vec();
     while let Some(parent) = parents.pop() {
-        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-        for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+        for child in children_of(parent) {
             if seen.contains(&child) {
                 continue;
             }
@@ -70,4 +69,48 @@ pub fn descendants(roots: &[i32]) -> Vec<PidFd> {
         }
     }
     found
+}
+
+/// Kills a process and all below it. Each is stopped before its children are looked for: with a signal pending no fork succeeds
+/// (fork(2), ERESTARTNOINTR inside the kernel), so none is missed.
+pub fn kill_tree(root: &PidFd) {
+    let mut condemned = Vec::new();
+    let mut parents: Vec<PidFd> = root.try_clone().into_iter().collect();
+    while let Some(parent) = parents.pop() {
+        let _ = parent.send_signal(libc::SIGSTOP);
+        if let Ok(Some(pid)) = parent.pid() {
+            let opened: Vec<_> = children_of(pid)
+                .into_iter()
+                .filter_map(|child| Some((child, PidFd::open(child).ok()?)))
+                .collect();
+            // A number that was given to a stranger between listing and opening is not listed any more.
+            let still = children_of(pid);
+            parents.extend(
+                opened
+                    .into_iter()
+                    .filter(|(child, _)| still.contains(child))
+                    .map(|(_, pidfd)| pidfd),
+            );
+        }
+        condemned.push(parent);
+    }
+    for pidfd in condemned {
+        let _ = pidfd.send_signal(libc::SIGKILL);
+    }
+}
+
+/// The children of all threads of a process (proc(5), /proc/PID/task/TID/children).
+fn children_of(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }

@@ -26,6 +26,8 @@ pub enum Purpose {
     Serve,
     /// `run`: a task from the command line.
     Run,
+    /// `run --detach`: the same with an executor of its own.
+    Detached,
 }
 
 impl Purpose {
@@ -34,12 +36,20 @@ impl Purpose {
         match self {
             Self::Serve => "serve",
             Self::Run => "run",
+            Self::Detached => "detached",
         }
+    }
+
+    /// Whether what is on disk goes with the executor, so that nobody cleans up after one that was killed.
+    pub fn ends_with_its_executor(driver: &str) -> bool {
+        [Self::Serve, Self::Run].iter().any(|purpose| purpose.name() == driver)
     }
 
     /// Whether nobody but a person cleans up after a task of this driver.
     pub fn is_by_hand(driver: &str) -> bool {
-        [Self::Serve, Self::Run].iter().any(|purpose| purpose.name() == driver)
+        [Self::Serve, Self::Run, Self::Detached]
+            .iter()
+            .any(|purpose| purpose.name() == driver)
     }
 }
 
@@ -145,7 +155,7 @@ impl Foreground {
 }
 
 /// An allocation of its own, in the form in which an agent names its tasks.
-fn intent(purpose: Purpose, task_name: &str) -> Result<Intent> {
+pub fn intent(purpose: Purpose, task_name: &str) -> Result<Intent> {
     let boot_id = holdfast_record::boot_id()?;
     let mut intent = Intent::new("", "", task_name, purpose.name(), boot_id)?;
     // The nonce stays secret; another one names the task.

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_cgroup::Scope;
+use holdfast_cgroup::{Scope, Watch};
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names, now_ms};
@@ -46,6 +46,8 @@ pub struct Launched {
     pub pump: Pump,
     /// The task's cgroups.
     pub scope: Option<Scope>,
+    /// What the kernel tells of them.
+    pub watch: Option<Watch>,
     /// `KEY=value`; sessions get it.
     pub env: Vec<String>,
     /// What could not be done as asked.
@@ -188,10 +190,17 @@ async fn clone_and_release(
         File::from(preparing("plan", plan.try_clone())?).write_all_at(block, 0),
     )?;
 
-    let baseline = scope
-        .as_ref()
-        .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
-        .unwrap_or(0);
+    let watch = scope.as_ref().and_then(watch);
+    let baseline = Baseline {
+        oom_kills: scope
+            .as_ref()
+            .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
+            .unwrap_or(0),
+        forks_refused: watch
+            .as_ref()
+            .and_then(|watch| watch.counters().ok()?.pids_denied)
+            .unwrap_or(0),
+    };
     let init = spawn_init(
         &supervision.init_program,
         &[
@@ -234,9 +243,31 @@ async fn clone_and_release(
         events,
         pump,
         scope,
+        watch,
         env,
         warnings,
     })
+}
+
+/// What the kernel had counted in the scope before the task was started in it.
+struct Baseline {
+    oom_kills: u64,
+    forks_refused: u64,
+}
+
+/// What the kernel will tell of the scope. Without it the counters are compared at the end of the task.
+pub fn watch(scope: &Scope) -> Option<Watch> {
+    match Watch::open(scope) {
+        Ok(mut watch) => {
+            // Who waits for the task's end waits for its processes.
+            watch.population = None;
+            Some(watch)
+        }
+        Err(e) => {
+            log::line(&format!("cannot watch the task's cgroups: {e}"));
+            None
+        }
+    }
 }
 
 /// Writes the record, then opens the gate. Returns the environment as well, which is not recorded.
@@ -245,7 +276,7 @@ fn record_and_release(
     task: Task,
     (pid, main): (i32, &PidFd),
     init: &PidFd,
-    oom_baseline: u64,
+    baseline: Baseline,
     release: &OwnedFd,
 ) -> Result<(Record, Vec<String>), LaunchError> {
     let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
@@ -266,7 +297,8 @@ fn record_and_release(
         main: identify(&format!("the main process, pid {pid}"), main)?,
         committed: false,
         plan: task.plan,
-        oom_baseline,
+        oom_baseline: baseline.oom_kills,
+        forks_baseline: baseline.forks_refused,
         stop: None,
         runtime_deadline_boot_ms: deadline,
         main_oom_killed: None,

@@ -5,16 +5,20 @@
 
 pub mod adopt;
 pub mod attributes;
+pub mod beneath;
 pub mod children;
 pub mod cli;
 pub mod client;
+pub mod drain;
 pub mod foreground;
 pub mod init_binary;
 pub mod launch;
 pub mod log;
 pub mod nomad;
 pub mod output;
+pub mod overflow;
 pub mod pump;
+pub mod rotation;
 pub mod server;
 pub mod service;
 pub mod session;

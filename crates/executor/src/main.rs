@@ -2,19 +2,21 @@
 
 use std::process::ExitCode;
 
-use holdfast_executor::{cli, log, supervise};
+use holdfast_executor::{cli, drain, log, supervise};
 
 fn main() -> ExitCode {
     // By hand, before any parser is touched: every task pays for what this path needs.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "supervise") {
-        return match supervise::main(arguments) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => {
-                log::line(&format!("{e:#}"));
-                ExitCode::FAILURE
-            }
-        };
+    let ran = match arguments.next() {
+        Some(first) if first == "supervise" => supervise::main(arguments),
+        Some(first) if first == "drain" => drain::main(arguments),
+        _ => return cli::main(),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            log::line(&format!("{e:#}"));
+            ExitCode::FAILURE
+        }
     }
-    cli::main()
 }

@@ -127,9 +127,12 @@ pub async fn serve(listener: UnixListener, services: Services, mut leaving: watc
 }
 
 async fn connection(stream: UnixStream, services: Services, mut leaving: watch::Receiver<bool>) {
-    // Its own limit of 200 streams would stop a client that waits for many things.
+    // Its own limit of 200 streams would stop a client that waits for many things. Those on reset streams guard against strangers,
+    // which nobody here is, and would end all sessions of a connection on which a few were cancelled at once.
     let server = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(u32::MAX)
+        .max_pending_accept_reset_streams(usize::MAX)
+        .max_local_error_reset_streams(None)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(services));
     tokio::pin!(server);
     tokio::select! {

@@ -139,7 +139,7 @@ impl Executor for Service {
             wants_environment: snapshot.wants_environment,
             frozen: snapshot.frozen,
             sessions: self.sessions.count(),
-            dropped_bytes: 0,
+            dropped_bytes: crate::overflow::dropped_bytes(),
         }))
     }
 

@@ -36,6 +36,9 @@ pub struct Record {
     /// The scope's count of OOM kills before the start: scopes are reused (contract, S-8).
     #[serde(default)]
     pub oom_baseline: u64,
+    /// The scope's count of refused forks, likewise.
+    #[serde(default)]
+    pub forks_baseline: u64,
     /// Present once the task was asked to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopRecord>,

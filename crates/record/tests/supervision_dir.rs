@@ -98,6 +98,7 @@ fn record() -> Record {
             extra: Extra::new(),
         },
         oom_baseline: 3,
+        forks_baseline: 4,
         stop: Some(StopRecord {
             signal: 15,
             deadline_boot_ms: 123_456,

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use holdfast_cgroup::Limits;
+use holdfast_cgroup::{Limits, Scope};
 use holdfast_record::{Attributes, Ending, ExitType, KillTarget};
 use thiserror::Error;
 
@@ -22,7 +22,7 @@ use crate::retry;
 use crate::users::{Credentials, DeniedIdError, DeniedIds, Resolver, UserError};
 use crate::work_dir::{self, WorkDirError};
 
-pub use spec::wire_limits;
+pub use spec::{wire_limits, wire_placement};
 
 /// Why a task cannot be planned. No text shows a value of the environment or an argument.
 #[derive(Debug, Error)]
@@ -130,6 +130,28 @@ pub struct Placement {
     pub own: Vec<String>,
     /// The operator or the job named the cgroup: it is joined, never limited, killed or removed.
     pub foreign: bool,
+}
+
+impl From<Scope> for Placement {
+    fn from(scope: Scope) -> Self {
+        let Scope {
+            version: _,
+            join,
+            kill,
+            own,
+            // Made before the start, by whoever made the scope.
+            shared: _,
+            foreign,
+        } = scope;
+        // They were made from texts.
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        Placement {
+            join: join.into_iter().map(text).collect(),
+            scope: Some(text(kill)),
+            own: own.into_iter().map(text).collect(),
+            foreign,
+        }
+    }
 }
 
 /// What a job, its agent and the operator asked for, before anything is looked up.

@@ -211,4 +211,86 @@ mod tests {
         };
         assert!(busy.is_retryable());
     }
+
+    /// An access control list as the kernel stores it (linux/posix_acl_xattr.h).
+    fn access_control_list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            list.extend(tag.to_le_bytes());
+            list.extend(permissions.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        list
+    }
+
+    /// Needs root, for whom alone others can be tried, and a file system that has access control lists.
+    #[test]
+    fn whom_an_access_control_list_lets_in_is_not_refused() {
+        use std::os::unix::process::CommandExt;
+        let (owner, user, owning, group, mask, other) = (1, 2, 4, 8, 16, 32);
+        const NOBODY: u32 = 65534;
+        let none = u32::MAX;
+        let lists: [&[(u16, u16, u32)]; 6] = [
+            &[
+                (owner, 7, none),
+                (user, 1, NOBODY),
+                (owning, 0, none),
+                (mask, 1, none),
+                (other, 0, none),
+            ],
+            &[
+                (owner, 7, none),
+                (user, 1, NOBODY),
+                (owning, 0, none),
+                (mask, 4, none),
+                (other, 0, none),
+            ],
+            &[
+                (owner, 7, none),
+                (owning, 0, none),
+                (group, 1, NOBODY),
+                (mask, 1, none),
+                (other, 0, none),
+            ],
+            &[
+                (owner, 7, none),
+                (owning, 0, none),
+                (group, 1, 4711),
+                (mask, 7, none),
+                (other, 0, none),
+            ],
+            &[
+                (owner, 7, none),
+                (user, 0, NOBODY),
+                (owning, 5, none),
+                (mask, 5, none),
+                (other, 1, none),
+            ],
+            &[
+                (owner, 7, none),
+                (user, 1, 4711),
+                (owning, 0, none),
+                (mask, 1, none),
+                (other, 1, none),
+            ],
+        ];
+        let mut let_in = 0;
+        for list in lists {
+            let (_guard, top) = open_tree(&[("x", 0o700)]);
+            let dir = top.join("x");
+            let value = access_control_list(list);
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&dir, "system.posix_acl_access", &value, flags).unwrap();
+            let tried = std::process::Command::new("/bin/true")
+                .uid(NOBODY)
+                .gid(NOBODY)
+                .current_dir(&dir)
+                .status();
+            let is_let_in = tried.is_ok_and(|status| status.success());
+            let_in += usize::from(is_let_in);
+            // A list that closes what the bits open is for the kernel to tell.
+            assert!(!is_let_in || check(&dir, &stranger()).is_ok(), "{list:?}");
+        }
+        assert_eq!(let_in, 3, "the lists did not do what they say");
+    }
 }

@@ -42,6 +42,12 @@ impl Registered {
             .map(|mut guard| guard.clear_ready())
     }
 
+    /// Returns when it has become readable since the last call; the first returns at once if it is. For a descriptor that somebody
+    /// else reads.
+    pub async fn readable_anew(&self) -> io::Result<()> {
+        self.0.readable().await.map(|mut guard| guard.clear_ready())
+    }
+
     /// Reads once there is something (read(2)).
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {

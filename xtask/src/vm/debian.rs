@@ -93,7 +93,9 @@ fn download(unpacked: &Path) -> Result<()> {
 }
 
 fn fetch(folder: &Path) -> Result<()> {
-    let mut apt_get = setup::apt_get(&["download", &kernel_package()?, SHELL]);
+    // Root's own folder is closed to the user that apt would become.
+    let as_root = "APT::Sandbox::User=root";
+    let mut apt_get = setup::apt_get(&["-o", as_root, "download", &kernel_package()?, SHELL]);
     step::run("downloading the VM's kernel and shell", apt_get.current_dir(folder))
 }
 

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::image::Image;
 use crate::step;
@@ -24,6 +24,8 @@ pub enum Ended {
     Off,
     /// After the time limit.
     TimedOut,
+    /// qemu could not go on.
+    Failed(ExitStatus),
 }
 
 /// Boots the VM and hands over every line until it is off.
@@ -32,12 +34,12 @@ pub fn run(image: &Image, line: impl FnMut(&str)) -> Result<Ended> {
     command.args(["--foreground", "--kill-after=10", &format!("{LIMIT_MINUTES}m"), QEMU]);
     configure(&mut command, image, "stdio");
     let status = step::read_lines("running tests in the VM", &mut command, line)?;
-    match status.code() {
-        Some(0) => Ok(Ended::Off),
+    Ok(match status.code() {
+        Some(0) => Ended::Off,
         // timeout(1).
-        Some(124 | 137) => Ok(Ended::TimedOut),
-        _ => bail!("{QEMU} ended with {status}"),
-    }
+        Some(124) => Ended::TimedOut,
+        _ => Ended::Failed(status),
+    })
 }
 
 /// Boots the VM with this terminal as its own.

@@ -32,7 +32,7 @@ pub struct Program {
 /// Builds them all.
 pub fn build() -> Result<Vec<Program>> {
     let mut command = cargo();
-    command.args(["test", "--no-run", "--profile=vm", "--target", TARGET]);
+    command.args(["test", "--no-run", "--profile=vm-tests", "--target", TARGET]);
     command.args(["--message-format=json-render-diagnostics"]);
     command.arg("--target-dir").arg(root().join("target"));
     command.args(PACKAGES.iter().flat_map(|name| ["--package", name]));

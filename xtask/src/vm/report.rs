@@ -121,6 +121,9 @@ impl Report {
         };
         match ended {
             Ended::TimedOut => self.tally.fail(format!("the VM's time was up {running}")),
+            Ended::Failed(status) => self
+                .tally
+                .fail(format!("the VM died {running}: qemu ended with {status}")),
             Ended::Off if !self.is_done => self.tally.fail(format!("the VM died {running}")),
             Ended::Off => {}
         }

@@ -31,10 +31,9 @@ pub(crate) fn apply(dirs: &[PathBuf], cpus: Option<&str>, mems: Option<&str>, wr
 }
 
 /// Gives a new cgroup the CPUs and memory nodes of its parent, without which no process may enter it (ENOSPC). Does nothing in
-/// other hierarchies, or where something is set.
+/// other hierarchies, or where something is set, or on v2, where the files have the same names and what is empty is inherited.
 pub(crate) fn inherit(dir: &Path) -> io::Result<()> {
     if dir.join("cgroup.controllers").exists() {
-        // On v2 an empty cpuset follows the parent's, and the root has none to copy.
         return Ok(());
     }
     for file in [CPUS, MEMS] {

@@ -158,7 +158,7 @@ fn a_removed_cgroup_is_known_as_such() {
         let scope = place.scope.clone().owning_all();
         let watch = Watch::open(&scope).unwrap();
         scope.remove().unwrap();
-        assert!(Watch::<OwnedFd>::is_gone(&watch.counters().unwrap_err()));
+        assert!(watch.is_gone(&watch.counters().unwrap_err()));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_cgroup::{Scope, Version};
+use holdfast_cgroup::Scope;
 use holdfast_record::{Intent, ProcessIdentity, Record, RecordError, Status, SupervisionDir, TaskResult};
 
 use crate::client;
@@ -91,7 +91,9 @@ impl Known {
             state,
             frozen: false,
         };
-        known.frozen = known.scope().is_some_and(|scope| is_frozen(&scope));
+        known.frozen = known
+            .scope()
+            .is_some_and(|scope| holdfast_cgroup::is_frozen(&scope.kill, scope.version).unwrap_or(false));
         known
     }
 
@@ -161,15 +163,6 @@ fn ended(dir: &SupervisionDir, record: &Record, otherwise: &str) -> State {
         Ok(None) | Err(_) => (Status::Unknown(otherwise.to_owned()), 0),
     };
     State::Ended(TaskResult::new(status, false, record.started_at_ms, finished_at_ms))
-}
-
-/// Whether the freezer stops it (cgroup-v1, freezer-subsystem.rst; cgroup-v2, cgroup.events).
-fn is_frozen(scope: &Scope) -> bool {
-    let read = |name: &str| std::fs::read_to_string(scope.kill.join(name)).unwrap_or_default();
-    match scope.version {
-        Version::V1 => read("freezer.state").trim() == "FROZEN",
-        Version::V2 => read("cgroup.events").lines().any(|line| line == "frozen 1"),
-    }
 }
 
 fn is_this_boot(record: &Record) -> bool {

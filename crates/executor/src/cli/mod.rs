@@ -2,17 +2,23 @@
 //! orchestrator.
 
 mod adopt;
+mod attributes;
 mod completions;
 mod connection;
+mod detached;
+mod ending;
 mod entry;
 mod exec;
 mod freeze;
 mod known;
+mod limits;
 mod logs;
 mod ls;
 mod man;
+mod output;
 mod processes;
 mod relay;
+mod remove;
 mod run;
 mod serve;
 mod signal_task;
@@ -24,6 +30,7 @@ mod table;
 mod target;
 mod terminal;
 mod top;
+mod update;
 mod values;
 mod wait;
 
@@ -83,10 +90,14 @@ enum Command {
     Freeze(freeze::Freeze),
     /// Let a frozen task go on
     Thaw(freeze::Thaw),
+    /// Change the limits of a task
+    Update(update::Update),
     /// Start an executor for a task that lost its own
     Adopt(adopt::Adopt),
-    /// Run a command under supervision, in the foreground
-    Run(run::Run),
+    /// Run a command under supervision
+    Run(Box<run::Run>),
+    /// Remove what is left of tasks that `run` started
+    Rm(remove::Remove),
     /// Serve Nomad's executor protocol for one task, in the foreground
     Serve(serve::Serve),
     /// Print completions for a shell
@@ -115,6 +126,8 @@ pub fn main() -> ExitCode {
         Command::Wait(wait) => within_runtime(wait.run(&state_dir)),
         Command::Freeze(freeze) => within_runtime(freeze.run(&state_dir)),
         Command::Thaw(thaw) => within_runtime(thaw.run(&state_dir)),
+        Command::Update(update) => within_runtime(update.run(&state_dir)),
+        Command::Rm(remove) => within_runtime(remove.run(&state_dir)),
         Command::Adopt(adopt) => within_runtime(adopt.run(&state_dir)),
         Command::Logs(logs) => logs.run(&state_dir),
         Command::Exec(exec) => within_runtime(exec.run(&state_dir)),
@@ -133,6 +146,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Options that contradict each other, as the parser tells what it cannot read.
+fn wrong_usage(message: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {message}");
+    ExitCode::from(2)
 }
 
 fn within_runtime(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {

@@ -8,19 +8,25 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use clap::Args;
-use holdfast_cgroup::{Scope, ScopeError, Version};
-use holdfast_record::{Status, TaskResult};
+use clap::{Args, ValueEnum};
+use holdfast_cgroup::{Limits, Scope, ScopeError, Version};
+use holdfast_record::{Ending, Status, TaskResult};
+use holdfast_sandbox::plan::wire_placement;
 use holdfast_sandbox::{
-    Arguments, CommandError, DeniedIds, Environment, LogCollection, LogRotation, PlanError, Resolver, TaskOptions,
-    TaskPlan,
+    Arguments, Ceilings, CommandError, DeniedIds, Environment, LogCollection, Placement, PlanError, Resolver,
+    TaskOptions, TaskPlan,
 };
-use holdfast_wire::executor_v1::{Output, Placement, TaskSpec, output::Sink};
+use holdfast_wire::executor_v1::{Output, TaskSpec, output::Sink};
 use tokio::sync::oneshot;
 
+use super::attributes::AttributeFlags;
+use super::detached::Detached;
+use super::ending::EndingFlags;
+use super::limits::LimitFlags;
+use super::output::OutputFlags;
 use super::relay::Relay;
 use super::signals::Signals;
-use super::{exit_code, lossy, values};
+use super::{exit_code, lossy, values, wrong_usage};
 use crate::foreground::{Foreground, Purpose};
 use crate::service::Service;
 use crate::supervisor::{Command, Phase, Stop};
@@ -30,43 +36,98 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
 /// `run`.
+///
+/// What is not said stays the caller's: limits, umask, priorities, environment, folder. The exit status is the command's, 128 + n
+/// after signal n, 127 if it is not found, 126 if it cannot be executed.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  holdfast-executor run -- make test
+  holdfast-executor run --memory 512MiB --pids-limit 100 --max-runtime 10m -- ./job
+  holdfast-executor run --detach --name backup --nice 10 -- ./backup.sh")]
 pub struct Run {
     /// Whom to run as: NAME, UID, NAME:GROUP or UID:GID [default: whoever runs this]
     #[arg(short, long)]
     user: Option<String>,
+    /// Its primary group, a name or a number [default: the user's]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// A further group
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
     /// Where to start [default: here]
     #[arg(short, long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
     /// Set a variable in addition to those of this environment
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = values::variable)]
     env: Vec<(String, String)>,
-    /// Write the output to rotated files in this folder instead of printing it
-    #[arg(long, value_name = "DIR")]
-    log_dir: Option<PathBuf>,
+    /// Set the variables of a file, one KEY=VALUE on each line; --env goes over them
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
     /// How long the command may take to leave after SIGINT or SIGTERM before it is killed
     #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     grace: Duration,
     /// Keep the supervision directory, for status and logs
     #[arg(long)]
     keep: bool,
+    /// Start it with an executor of its own, print its id and leave; its output is for `logs`, its end for `wait`, the rest for `rm`
+    #[arg(short, long)]
+    detach: bool,
+    /// What it is called [default: the command's name]
+    #[arg(long, value_parser = task_name)]
+    name: Option<String>,
+    /// What becomes of limits that cannot be applied
+    #[arg(long, value_enum, default_value_t = Strictness::Besteffort)]
+    limits: Strictness,
+    /// Make its cgroups below this one instead of one of their own
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
+    /// How many sessions of `exec` may run at a time [default: any]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_sessions: Option<u32>,
+    #[command(flatten)]
+    resources: LimitFlags,
+    #[command(flatten)]
+    attributes: AttributeFlags,
+    #[command(flatten)]
+    ending: EndingFlags,
+    #[command(flatten)]
+    output: OutputFlags,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Strictness {
+    /// The command is not started
+    Strict,
+    /// They are named on standard error
+    Besteffort,
+}
+
 impl Run {
     pub async fn run(self, state_dir: &Path) -> Result<ExitCode> {
-        let name = Path::new(&self.command[0])
-            .file_name()
-            .map_or_else(|| "task".to_owned(), lossy);
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => Path::new(&self.command[0])
+                .file_name()
+                .map_or_else(|| "task".to_owned(), lossy),
+        };
+        let said = match self.said() {
+            Ok(said) => said,
+            Err(e) => return Ok(wrong_usage(&format!("{e:#}"))),
+        };
         // Before anything is made, and before this process reaps children that are not its task's.
         let program = match find_program(&self.command[0]) {
             Ok(program) => program,
             Err(refusal) => return Ok(refusal.tell(&self.command[0])),
         };
-        let resolved = self.options(&name, &program)?;
-        let mut plan = match TaskPlan::build(resolved, &Resolver::system(), &DeniedIds::default()) {
+        let options = self.options(said, &name, &program)?;
+        if self.detach {
+            return self.detached(state_dir, &name, options).await;
+        }
+        let needs_io = needs_io(&options.limits);
+        let mut spec = match TaskPlan::build(options, &Resolver::system(), &DeniedIds::default()) {
             Ok(plan) => TaskSpec::from(plan),
             Err(e) => return Ok(refused(&e)),
         };
@@ -75,17 +136,17 @@ impl Run {
         let mut signals = Signals::watch()?;
         let foreground = Foreground::start(state_dir, Purpose::Run, &name).await?;
         let intent = foreground.service.intent.clone();
-        let scope = match own_scope(&intent.alloc_id, &name) {
+        let scope = match self.own_scope(needs_io, &intent.alloc_id, &name) {
             Ok(scope) => scope,
             Err(e) => {
                 let _ = foreground.end(false).await;
                 return Err(e.into());
             }
         };
-        plan.task_id = intent.task_id.clone();
-        plan.alloc_id = intent.alloc_id.clone();
-        plan.placement = scope.clone().map(wire_placement);
-        let ended = self.supervised(&foreground, plan, &mut signals).await;
+        spec.task_id = intent.task_id.clone();
+        spec.alloc_id = intent.alloc_id.clone();
+        spec.placement = scope.clone().map(|scope| wire_placement(scope.into()));
+        let ended = self.supervised(&foreground, spec, &mut signals).await;
         let left = foreground.end(self.keep && ended.is_ok()).await;
         if let Some(scope) = &scope {
             let _ = scope.remove();
@@ -98,41 +159,117 @@ impl Run {
         Ok(code)
     }
 
-    fn options(&self, name: &str, program: &Path) -> Result<TaskOptions> {
+    async fn detached(&self, state_dir: &Path, name: &str, mut options: TaskOptions) -> Result<ExitCode> {
+        let detached = Detached::prepare(state_dir, name)?;
+        let scope = match self.own_scope(needs_io(&options.limits), &detached.alloc_id, name) {
+            Ok(scope) => scope,
+            Err(e) => {
+                let _ = detached.dir.remove();
+                return Err(e.into());
+            }
+        };
+        let alloc_id = detached.alloc_id.clone();
+        options.task_id = detached.task_id.clone();
+        options.alloc_id = alloc_id.clone();
+        options.placement = scope.clone().map(Placement::from).unwrap_or_default();
+        if options.stdout_path.is_empty() {
+            let file = text(&detached.log_folder()?.join("x"))?;
+            options.log_collection = LogCollection::Driver(self.output.rotation());
+            (options.stdout_path, options.stderr_path) = (file.clone(), file);
+        }
+        let started = match TaskPlan::build(options, &Resolver::system(), &DeniedIds::default()) {
+            Ok(plan) => detached.launch(plan.into()).await,
+            Err(e) => {
+                let _ = detached.dir.remove();
+                return Ok(refused(&e));
+            }
+        };
+        if let (Err(_), Some(scope)) = (&started, &scope) {
+            let _ = scope.remove();
+            remove_cgroups(&scope.join, &alloc_id);
+        }
+        started
+    }
+
+    /// What the flags come to by themselves; an error is wrong usage.
+    fn said(&self) -> Result<(Limits, Ending)> {
+        if !self.detach {
+            self.output.require_files()?;
+        }
+        Ok((self.resources.limits()?, self.ending.ending()?))
+    }
+
+    fn environment(&self) -> Result<Environment> {
+        let mut environment: Environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        for file in &self.env_file {
+            let content = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+            for (number, line) in content.lines().enumerate() {
+                if line.trim().is_empty() || line.trim_start().starts_with('#') {
+                    continue;
+                }
+                let (name, value) =
+                    values::variable(line).map_err(|e| anyhow!("{}, line {}: {e}", file.display(), number + 1))?;
+                environment.set(&name, &value);
+            }
+        }
+        for (name, value) in &self.env {
+            environment.set(name, value);
+        }
+        Ok(environment)
+    }
+
+    fn options(&self, said: (Limits, Ending), name: &str, program: &Path) -> Result<TaskOptions> {
+        let (limits, ending) = said;
         let here = || std::env::current_dir().context("finding the working directory");
         let work_dir = match &self.work_dir {
             Some(dir) => std::path::absolute(dir).context("finding the working directory")?,
             None => here()?,
         };
-        let mut environment: Environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        for (name, value) in &self.env {
-            environment.set(name, value);
-        }
-        let (log_collection, stdout_path, stderr_path) = match &self.log_dir {
-            None => (LogCollection::Agent, String::new(), String::new()),
-            Some(dir) => {
-                let dir = std::path::absolute(dir).context("finding the log folder")?;
-                fs::create_dir_all(&dir).with_context(|| format!("making log folder {}", dir.display()))?;
-                let file = text(&dir.join("x"))?;
-                (LogCollection::Driver(LogRotation::default()), file.clone(), file)
-            }
+        let (log_collection, log_file) = match self.output.folder()? {
+            None => (LogCollection::Agent, String::new()),
+            Some(dir) => (LogCollection::Driver(self.output.rotation()), text(&dir.join("x"))?),
         };
         Ok(TaskOptions {
             task_name: name.to_owned(),
             command: text(program)?,
             args: Arguments::from(self.command[1..].to_vec()),
-            environment,
+            environment: self.environment()?,
             user: self.user.clone(),
             work_dir: Some(text(&work_dir)?),
             // There is none: the command was found by a shell's rules.
             task_dir: "/nonexistent/task".to_owned(),
-            stdout_path,
-            stderr_path,
+            stdout_path: log_file.clone(),
+            stderr_path: log_file,
             log_collection,
+            oom_score_adj: self.attributes.oom_score_adj()?,
+            limits,
+            strict_limits: self.limits == Strictness::Strict,
+            attributes: self.attributes.attributes()?,
+            ending,
+            max_sessions: self.max_sessions.unwrap_or(0),
+            group: self.group.clone(),
+            group_add: self.group_add.clone(),
+            // Whoever runs this is the operator.
+            ceilings: Ceilings::unlimited(),
+            inherit_limits: true,
             ..TaskOptions::default()
         })
+    }
+
+    /// Cgroups of its own, below a parent for this run alone, so that no other run's end can take it away before the task is in it.
+    /// Without root, or without cgroups, there are none.
+    fn own_scope(&self, needs_io: bool, alloc_id: &str, name: &str) -> Result<Option<Scope>, ScopeError> {
+        let Some(version) = holdfast_cgroup::version().filter(|_| holdfast_sys::process::effective_uid() == 0) else {
+            return Ok(None);
+        };
+        let parent = self
+            .cgroup_parent
+            .clone()
+            .unwrap_or_else(|| cgroup_parent(version, alloc_id));
+        let scope = Scope::below(version, &parent, alloc_id, name)?;
+        Ok(Some(if needs_io { scope.with_io() } else { scope }))
     }
 
     async fn supervised(
@@ -143,7 +280,7 @@ impl Run {
     ) -> Result<(ExitCode, Vec<Relay>)> {
         let service = &foreground.service;
         let mut relays = Vec::new();
-        if self.log_dir.is_none() {
+        if spec.stdout.is_none() {
             let dir = foreground.dir();
             let stdout = Relay::start(dir, "terminal.out", std::io::stdout(), broken_pipe(service));
             relays.push(stdout.context("making a FIFO for the output")?);
@@ -166,9 +303,12 @@ impl Run {
             .ask(|reply| Command::Launch(Box::new(spec), reply))
             .await
             .map_err(|status| anyhow!("{}", status.message()))?;
-        if let Err(e) = launched {
-            say(&e.to_string());
-            return Ok((ExitCode::from(NOT_EXECUTABLE), relays));
+        match launched {
+            Ok(started) => started.warnings.iter().for_each(|warning| say(warning)),
+            Err(e) => {
+                say(&e.to_string());
+                return Ok((ExitCode::from(NOT_EXECUTABLE), relays));
+            }
         }
         let _ = service.ask(Command::Commit).await;
         let over = service.over();
@@ -182,7 +322,8 @@ impl Run {
                     let grace = if is_stopping { Duration::ZERO } else { self.grace };
                     is_stopping = true;
                     let (reply, _) = oneshot::channel();
-                    let _ = service.commands.send(Command::Stop(Stop { signal: number, grace }, reply));
+                    let signal = self.ending.kill_signal().unwrap_or(number);
+                    let _ = service.commands.send(Command::Stop(Stop { signal, grace }, reply));
                 }
             }
         };
@@ -210,7 +351,8 @@ fn code_of(result: &TaskResult) -> ExitCode {
     }
 }
 
-fn say(message: &str) {
+/// For a person, beside the command's own output.
+pub fn say(message: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "holdfast-executor: {message}");
 }
@@ -278,7 +420,7 @@ fn to_path(path: &Path) -> Result<Output> {
     })
 }
 
-/// A cgroup parent for this run alone, so that no other run's end can take it away before the task is in it.
+/// A cgroup parent for one run.
 fn cgroup_parent(version: Version, alloc_id: &str) -> String {
     match version {
         Version::V1 => format!("holdfast-run-{alloc_id}"),
@@ -286,38 +428,15 @@ fn cgroup_parent(version: Version, alloc_id: &str) -> String {
     }
 }
 
-/// A scope as the agent would make it, all ours. Without root, or without cgroups, there is none.
-fn own_scope(alloc_id: &str, name: &str) -> Result<Option<Scope>, ScopeError> {
-    let Some(version) = holdfast_cgroup::version().filter(|_| holdfast_sys::process::effective_uid() == 0) else {
-        return Ok(None);
-    };
-    let root = Path::new(holdfast_cgroup::ROOT);
-    let parent = cgroup_parent(version, alloc_id);
-    let path = match version {
-        Version::V1 => root.join("cpuset").join(parent).join("share"),
-        Version::V2 => root.join(parent).join("share").join(format!("{alloc_id}.{name}.scope")),
-    };
-    Scope::of_task(version, &path, alloc_id, name)
-        .map(Scope::owning_all)
-        .map(Some)
+fn needs_io(limits: &Limits) -> bool {
+    limits.io_weight.is_some() || !limits.io_max.is_empty()
 }
 
-fn wire_placement(scope: Scope) -> Placement {
-    let Scope {
-        version: _,
-        join,
-        kill,
-        own,
-        shared: _,
-        foreign,
-    } = scope;
-    // They were made from texts.
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    Placement {
-        join: join.into_iter().map(text).collect(),
-        scope: text(kill),
-        own: own.into_iter().map(text).collect(),
-        foreign,
+/// It becomes part of file names and cgroup names.
+fn task_name(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.contains(['/', '\0']) || [".", ".."].contains(&text) {
+        true => Err("expected a name that can be part of a file name".to_owned()),
+        false => Ok(text.to_owned()),
     }
 }
 

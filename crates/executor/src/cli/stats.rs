@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use holdfast_cgroup::{Sample, Sampler};
+use holdfast_cgroup::{PidsMax, Sample, Sampler, Stalls};
 use holdfast_record::now_ms;
 use serde::Serialize;
 
@@ -55,6 +55,16 @@ struct Measured {
     kernel_bytes: Option<u64>,
     kernel_max_bytes: Option<u64>,
     pids: Option<u64>,
+    pids_max: Option<u64>,
+    io_read_bytes: Option<u64>,
+    io_write_bytes: Option<u64>,
+    io_read_operations: Option<u64>,
+    io_write_operations: Option<u64>,
+    cpu_pressure_some_avg10: Option<f64>,
+    memory_pressure_some_avg10: Option<f64>,
+    memory_pressure_full_avg10: Option<f64>,
+    io_pressure_some_avg10: Option<f64>,
+    io_pressure_full_avg10: Option<f64>,
 }
 
 impl Stats {
@@ -114,7 +124,7 @@ pub fn sampler(known: &Known) -> Result<Sampler> {
     let scope = known
         .scope()
         .context("the task has no cgroup of its own: nothing measures it")?;
-    let sampler = Sampler::open(scope.version, &scope.join);
+    let sampler = Sampler::open_detailed(scope.version, &scope.join);
     if sampler.is_empty() {
         bail!("no controller measures cgroup {}", scope.kill.display());
     }
@@ -152,7 +162,30 @@ fn measured(known: &Known, sample: &Sample, busy: Option<f64>) -> Measured {
         kernel_bytes: sample.kernel_usage,
         kernel_max_bytes: sample.kernel_max_usage,
         pids: sample.tasks,
+        pids_max: match sample.tasks_max {
+            Some(PidsMax::Count(count)) => Some(count),
+            Some(PidsMax::Unlimited) | None => None,
+        },
+        io_read_bytes: sample.io.map(|io| io.read_bytes),
+        io_write_bytes: sample.io.map(|io| io.write_bytes),
+        io_read_operations: sample.io.map(|io| io.read_operations),
+        io_write_operations: sample.io.map(|io| io.write_operations),
+        cpu_pressure_some_avg10: some(sample.pressure.cpu),
+        memory_pressure_some_avg10: some(sample.pressure.memory),
+        memory_pressure_full_avg10: full(sample.pressure.memory),
+        io_pressure_some_avg10: some(sample.pressure.io),
+        io_pressure_full_avg10: full(sample.pressure.io),
     }
+}
+
+/// Percent of the last ten seconds in which somebody waited.
+fn some(stalls: Option<Stalls>) -> Option<f64> {
+    stalls.map(|stalls| stalls.some.avg10.as_f64())
+}
+
+/// Percent of the last ten seconds in which everybody waited.
+fn full(stalls: Option<Stalls>) -> Option<f64> {
+    stalls?.full.map(|stall| stall.avg10.as_f64())
 }
 
 /// Those that are measured, for a person.
@@ -176,11 +209,38 @@ fn fields(sample: &Sample) -> Vec<(&'static str, String)> {
         ("  mapped files", size(sample.mapped_file)),
         ("  kernel", size(sample.kernel_usage)),
         ("Swap", size(sample.swap)),
-        ("Processes", number(sample.tasks)),
+        (
+            "Processes",
+            sample.tasks.map(|count| match sample.tasks_max {
+                Some(PidsMax::Count(most)) => format!("{count} of {most}"),
+                Some(PidsMax::Unlimited) | None => count.to_string(),
+            }),
+        ),
+        (
+            "Read",
+            sample
+                .io
+                .map(|io| format!("{} in {} operations", bytes(io.read_bytes), io.read_operations)),
+        ),
+        (
+            "Written",
+            sample
+                .io
+                .map(|io| format!("{} in {} operations", bytes(io.write_bytes), io.write_operations)),
+        ),
+        ("Waits for CPU", waits(sample.pressure.cpu)),
+        ("  for memory", waits(sample.pressure.memory)),
+        ("  for disks", waits(sample.pressure.io)),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect()
+}
+
+fn waits(stalls: Option<Stalls>) -> Option<String> {
+    let Stalls { some, full } = stalls?;
+    let all = full.map_or_else(String::new, |full| format!(", all of it {:.2} %", full.avg10.as_f64()));
+    Some(format!("{:.2} % of the last 10 s{all}", some.avg10.as_f64()))
 }
 
 const WIDTHS: [usize; 8] = [6, 9, 9, 9, 9, 9, 9, 6];

@@ -58,7 +58,11 @@ impl StopTask {
         match (dir.result(), stopped) {
             (Ok(Some(result)), _) => {
                 // What ran by hand and lost its executor is nobody's to clean up but this command's.
-                if adopted && dir.intent().is_ok_and(|intent| Purpose::is_by_hand(&intent.driver)) {
+                if adopted
+                    && dir
+                        .intent()
+                        .is_ok_and(|intent| Purpose::ends_with_its_executor(&intent.driver))
+                {
                     let _ = tokio::time::timeout(LEAVING_BOUND, ended(&peer.pidfd)).await;
                     if let Some(record) = dir.record()? {
                         super::run::remove_cgroups(&record.plan.placement.join, &record.alloc_id);

@@ -1,7 +1,7 @@
 //! From Nomad's launch request to a task, by the rules of its executor without isolation.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use holdfast_cgroup::{Limits, Scope, ScopeError, Version};
 use holdfast_sandbox::capability;
@@ -119,7 +119,7 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
         log_collection: LogCollection::Agent,
         oom_score_adj: i64::from(oom_score_adj),
         network_namespace: network_isolation.map(|NetworkIsolationSpec { path, .. }| path),
-        placement: scope.map(placement).unwrap_or_default(),
+        placement: scope.map(Placement::from).unwrap_or_default(),
         memory_mib,
         memory_max_mib,
         cpu_shares,
@@ -218,25 +218,6 @@ fn scope(
         Some(version) => cpuset
             .map(|cpuset| Scope::of_task(version, cpuset, alloc_id, task_name))
             .transpose(),
-    }
-}
-
-fn placement(scope: Scope) -> Placement {
-    let Scope {
-        version: _,
-        join,
-        kill,
-        own,
-        shared: _,
-        foreign,
-    } = scope;
-    // They were made from texts.
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    Placement {
-        join: join.into_iter().map(text).collect(),
-        scope: Some(text(kill)),
-        own: own.into_iter().map(text).collect(),
-        foreign,
     }
 }
 

@@ -4,6 +4,6 @@ mod launch;
 mod process_tree;
 mod service;
 pub mod session;
-mod stats;
+pub mod stats;
 
 pub use service::NomadExecutor;

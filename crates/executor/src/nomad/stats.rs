@@ -1,4 +1,5 @@
-//! Samples of the task in Nomad's messages (contract, T-1 to T-5).
+//! Samples of the task in Nomad's messages (contract, T-1 to T-5): for this executor's service, and for whoever else measures a
+//! task for Nomad.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,9 +20,7 @@ pub struct Meter {
     sampler: Option<Sampler>,
     /// Of one core, in MHz; `None`: the host does not say.
     core_mhz: Option<f64>,
-    total: Tracker,
-    user: Tracker,
-    system: Tracker,
+    cpu: CpuTimes,
 }
 
 impl Meter {
@@ -36,9 +35,7 @@ impl Meter {
             main,
             sampler,
             core_mhz: core_mhz(),
-            total: Tracker::default(),
-            user: Tracker::default(),
-            system: Tracker::default(),
+            cpu: CpuTimes::default(),
         }
     }
 
@@ -67,6 +64,28 @@ impl Meter {
     }
 
     fn usage(&mut self, sample: &Sample, now: Instant) -> TaskResourceUsage {
+        let core_mhz = self.core_mhz;
+        self.cpu.usage(sample, now, |percent| Some(percent / 100.0 * core_mhz?))
+    }
+}
+
+/// The CPU times of one task over successive samples, from which come the rates that Nomad asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuTimes {
+    total: Tracker,
+    user: Tracker,
+    system: Tracker,
+}
+
+impl CpuTimes {
+    /// A sample that was taken now, as a message. `ticks` says how many MHz a percentage stands for, of which each core has 100;
+    /// `None`: nobody knows. Exactly what was measured is named as measured (contract, T-4).
+    pub fn usage(
+        &mut self,
+        sample: &Sample,
+        now: Instant,
+        ticks: impl FnOnce(f64) -> Option<f64>,
+    ) -> TaskResourceUsage {
         let Sample {
             user,
             system,
@@ -89,7 +108,7 @@ impl Meter {
         } = *sample;
         let total = total.or_else(|| Some(user? + system?));
         let percent = total.map(|total| self.total.percent(total, now));
-        let ticks = percent.and_then(|percent| Some(percent / 100.0 * self.core_mhz?));
+        let ticks = percent.and_then(ticks);
         let system = system.map(|time| self.system.percent(time, now));
         let user = user.map(|time| self.user.percent(time, now));
         let throttled_time = throttled_time.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
@@ -122,13 +141,15 @@ impl Meter {
 }
 
 /// Collects which fields were measured: a zero counts only if it is said to be measured (contract, T-4).
-#[derive(Default)]
-struct Measured {
-    fields: Vec<i32>,
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// Their numbers in Nomad's enumeration.
+    pub fields: Vec<i32>,
 }
 
 impl Measured {
-    fn take<T: Default>(&mut self, field: i32, value: Option<T>) -> T {
+    /// The value of a field, and whether it has one.
+    pub fn take<T: Default>(&mut self, field: i32, value: Option<T>) -> T {
         if value.is_some() {
             self.fields.push(field);
         }
@@ -138,13 +159,14 @@ impl Measured {
 
 /// One kind of CPU time over successive samples.
 #[derive(Debug, Clone, Copy, Default)]
-struct Tracker {
+pub struct Tracker {
     last: Option<(Duration, Instant)>,
 }
 
 impl Tracker {
-    /// Percent of one core since the last call; 0 the first time, and while nothing at all has been used (contract, T-5).
-    fn percent(&mut self, used: Duration, now: Instant) -> f64 {
+    /// Percent of one core since the last call, given the time used so far; 0 the first time, and while nothing at all has been
+    /// used (contract, T-5).
+    pub fn percent(&mut self, used: Duration, now: Instant) -> f64 {
         let (before, then) = match self.last.replace((used, now)) {
             Some(last) if !last.0.is_zero() => last,
             _ => return 0.0,

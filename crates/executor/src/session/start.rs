@@ -140,33 +140,26 @@ impl Session {
 
     /// Kills it with what it started.
     pub(super) fn kill(&self) {
-        if let Some(scope) = &self.scope {
-            let _ = scope.kill();
-        }
-        // Without a cgroup they are found as long as the session is their ancestor; it goes first, or it might tell of their end.
-        let others = match (&self.scope, self.pidfd.pid()) {
-            (None, Ok(Some(pid))) => children::descendants(&[pid]),
-            _ => Vec::new(),
-        };
-        let _ = self.pidfd.send_signal(libc::SIGKILL);
-        for pidfd in others {
-            let _ = pidfd.send_signal(libc::SIGKILL);
+        match self.scope.as_ref().filter(|scope| scope.dir().is_some()) {
+            Some(scope) => {
+                let _ = scope.kill();
+                // Whatever became of the cgroup.
+                let _ = self.pidfd.send_signal(libc::SIGKILL);
+            }
+            // Without a cgroup of its own what it started is found for as long as the session is its ancestor.
+            None => children::kill_tree(&self.pidfd),
         }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some(scope) = self.scope.take() else {
-            if !self.has_exited {
-                self.kill();
-            }
-            return;
-        };
         if !self.has_exited {
-            let _ = scope.kill();
+            self.kill();
         }
-        tokio::spawn(end(scope));
+        if let Some(scope) = self.scope.take() {
+            tokio::spawn(end(scope));
+        }
     }
 }
 

@@ -13,8 +13,10 @@
 mod escalation;
 mod notices;
 mod oom;
+mod scope_watch;
 mod signals;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,13 +36,14 @@ use tokio::time::Instant;
 
 use self::escalation::{Due, instant_of};
 use self::notices::Board;
-use self::oom::OomKills;
+use self::oom::{Look, OomKills};
+use self::scope_watch::Watch;
 use crate::adopt::Adopted;
 use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched, Supervision};
-use crate::pump::Pump;
+use crate::pump::{self, Pump};
 use crate::session::{Context, Sessions};
-use crate::{children, log, task};
+use crate::{children, drain, log, task};
 
 /// How long an executor without a committed task stays.
 pub const COMMIT_BOUND: Duration = Duration::from_secs(30);
@@ -234,8 +237,11 @@ struct Living {
     end: Option<(Status, i64)>,
     /// One of those who keep the task alive without it.
     other: Option<Registered>,
+    watch: Watch,
     oom: OomKills,
     notices: Board,
+    /// Bytes of output.
+    losses_told: u64,
 }
 
 impl Supervisor {
@@ -256,8 +262,9 @@ impl Supervisor {
             events,
             pump,
             scope,
+            watch,
         } = adopted;
-        match self.living(record, main, init, events, pump, scope, None) {
+        match self.living(record, main, init, events, pump, scope, watch, None) {
             Ok(living) => self.supervise(living).await,
             Err(e) => log::line(&format!("cannot watch the adopted task: {e}")),
         }
@@ -317,6 +324,7 @@ impl Supervisor {
             events,
             pump,
             scope,
+            watch,
             env,
             warnings,
         } = launched;
@@ -326,7 +334,7 @@ impl Supervisor {
             started_at_ms: record.started_at_ms,
             warnings,
         };
-        match self.living(record, Some(main), Some(init), events, pump, scope, Some(env)) {
+        match self.living(record, Some(main), Some(init), events, pump, scope, watch, Some(env)) {
             Ok(living) => {
                 let _ = reply.send(Ok(started));
                 Some(living)
@@ -351,13 +359,14 @@ impl Supervisor {
         events: Registered,
         pump: Pump,
         scope: Option<holdfast_cgroup::Scope>,
+        watch: Option<holdfast_cgroup::Watch>,
         env: Option<Vec<String>>,
     ) -> std::io::Result<Living> {
-        let watch = |pidfd: PidFd| -> std::io::Result<_> {
+        let watched = |pidfd: PidFd| -> std::io::Result<_> {
             let ended = Registered::new(pidfd.try_clone()?.into(), Interest::READABLE)?;
             Ok((pidfd, ended))
         };
-        let init = init.map(watch).transpose()?;
+        let init = init.map(watched).transpose()?;
         let main_ended = match (&init, &main) {
             (None, Some(main)) => Some(Registered::new(main.try_clone()?.into(), Interest::READABLE)?),
             _ => None,
@@ -377,7 +386,9 @@ impl Supervisor {
             stop_due: record.stop.as_ref().map(|stop| instant_of(stop.due())),
             runtime_until: deadline.map(|milliseconds| instant_of(Duration::from_millis(milliseconds))),
             oom: OomKills::new(scope.clone(), record.oom_baseline, notices.told().oom_kills),
+            watch: Watch::new(watch),
             notices,
+            losses_told: 0,
             record,
             main,
             init,
@@ -473,6 +484,12 @@ impl Supervisor {
                 _ = ended(living.main_ended.as_ref()), if main_lives => main_is_over = true,
                 // Then it is looked for another.
                 _ = ended(living.other.as_ref()), if !main_lives => living.other = None,
+                _ = living.pump.overflowed() => self.tell_losses(living, true),
+                () = living.watch.oom() => living.watch.look_soon(),
+                () = living.watch.forks() => living.watch.tell_forks_soon(),
+                () = until(living.watch.look_at) => look_for_oom(living),
+                () = until(living.watch.tell_oom_at) => self.tell_oom_kills(living),
+                () = until(living.watch.tell_forks_at) => self.tell_forks(living),
                 () = until(living.stop_due) => self.step_of_stop(living),
                 () = until(living.runtime_until) => self.time_out(living),
                 () = until(living.dying_until) => {
@@ -733,20 +750,21 @@ impl Supervisor {
         if !leaves && !matches!(drained, Ok(Ok(_))) {
             log::line("the last output could not be written in time; it is lost");
         }
+        self.tell_losses(living, leaves);
         living.oom.settle(main_oom_killed);
         self.tell_oom_kills(living);
         let started_at_ms = living.record.started_at_ms;
         let mut result = TaskResult::new(status, main_oom_killed, started_at_ms, finished_at_ms);
         result.timed_out = living.record.stop.as_ref().is_some_and(|stop| stop.timed_out);
-        self.write_result(living, &result).await;
-        if leaves && has_stragglers(living) {
-            self.leave_stragglers(living);
-            return result;
+        let are_left = leaves && has_stragglers(living);
+        if are_left {
+            self.hand_over_output(living).await;
         }
+        self.write_result(living, &result).await;
         if let Some((init, _)) = living.init.take() {
             let _ = init.send_signal(libc::SIGKILL);
         }
-        if let Some(scope) = living.scope.as_deref()
+        if let Some(scope) = living.scope.as_deref().filter(|_| !are_left)
             && let Err(e) = scope.remove()
         {
             log::line(&e.to_string());
@@ -754,27 +772,76 @@ impl Supervisor {
         result
     }
 
-    /// They go on without an executor, in the cgroups that are theirs now.
-    fn leave_stragglers(&self, living: &mut Living) {
+    /// What is left goes on without an executor, in the cgroups that are its own now; what it writes is collected by another process,
+    /// which removes them in the end.
+    async fn hand_over_output(&self, living: &Living) {
         log::line("what the main process has left goes on");
-        if let Some((init, _)) = living.init.take() {
-            let _ = init.send_signal(libc::SIGKILL);
+        let started = drain::start(Path::new(drain::SELF), &self.dir, &living.plan, &living.pump).await;
+        if let Err(e) = started {
+            log::line(&e.to_string());
+        }
+    }
+
+    /// Output that did not reach its sink, with the sums of all so far. What is still on its way is not lost if somebody goes on
+    /// with it.
+    fn tell_losses(&self, living: &mut Living, goes_on: bool) {
+        let mut losses = living.pump.losses();
+        if goes_on {
+            losses.retain_mut(|loss| {
+                loss.unwritten = 0;
+                loss.dropped > 0
+            });
+        }
+        let sum = losses.iter().map(|loss| loss.dropped + loss.unwritten).sum();
+        if sum == living.losses_told {
+            return;
+        }
+        if let Some((message, annotations)) = pump::tell(&losses) {
+            living.losses_told = sum;
+            living.notices.tell(&self.dir, &message, annotations, |_| {});
         }
     }
 
     /// Kills of others than the main process that were not told yet.
     fn tell_oom_kills(&self, living: &mut Living) {
+        living.watch.oom_was_told();
         let (others, told) = (living.oom.others(), living.notices.told().oom_kills);
         let new = others.saturating_sub(told);
         if new == 0 {
             return;
         }
-        let processes = if new == 1 { "process" } else { "processes" };
+        let what = if new == 1 {
+            "process of the task was"
+        } else {
+            "processes of the task were"
+        };
         living.notices.tell(
             &self.dir,
-            &format!("{new} {processes} of the task were killed by the OOM killer"),
+            &format!("{new} {what} killed by the OOM killer"),
             [("oom_kills", new.to_string()), ("oom_kills_total", others.to_string())],
             |notices| notices.oom_kills = others,
+        );
+    }
+
+    /// Forks that the limit of processes refused and that were not told yet.
+    fn tell_forks(&self, living: &mut Living) {
+        living.watch.tell_forks_at = None;
+        let refused = living.watch.counters().pids_denied.unwrap_or(0);
+        let refused = refused.saturating_sub(living.record.forks_baseline);
+        let new = refused.saturating_sub(living.notices.told().forks_refused);
+        if new == 0 {
+            return;
+        }
+        living.watch.forks_were_told();
+        let what = if new == 1 { "fork was" } else { "forks were" };
+        living.notices.tell(
+            &self.dir,
+            &format!("limit of processes reached: {new} {what} refused"),
+            [
+                ("forks_refused", new.to_string()),
+                ("forks_refused_total", refused.to_string()),
+            ],
+            |notices| notices.forks_refused = refused,
         );
     }
 
@@ -835,6 +902,17 @@ impl Supervisor {
     }
 }
 
+fn look_for_oom(living: &mut Living) {
+    living.watch.look_at = None;
+    let main = living.main.as_ref().filter(|_| living.end.is_none());
+    match living.oom.look(main) {
+        Look::Nothing => living.watch.look_later(),
+        Look::Somebody => living.watch.look_soon(),
+        Look::Others => living.watch.tell_oom_soon(),
+        Look::MainIsDying => {}
+    }
+}
+
 fn signal_task(living: &mut Living, signal: i32, target: Option<KillTarget>) -> Result<(), Refusal> {
     let target = target.unwrap_or(living.plan.ending.kill_target);
     send(living, signal, target)
@@ -887,13 +965,9 @@ fn thaw(living: &mut Living) {
     }
 }
 
-/// As the kernel has it (cgroup-v2, cgroup.freeze; cgroup-v1, freezer.self_freezing).
+/// Whoever froze it.
 fn is_frozen(scope: &holdfast_cgroup::Scope) -> bool {
-    let file = match scope.version {
-        holdfast_cgroup::Version::V1 => "freezer.self_freezing",
-        holdfast_cgroup::Version::V2 => "cgroup.freeze",
-    };
-    !scope.foreign && std::fs::read_to_string(scope.kill.join(file)).is_ok_and(|value| value.trim() == "1")
+    !scope.foreign && holdfast_cgroup::is_frozen(&scope.kill, scope.version).unwrap_or(false)
 }
 
 fn update(living: &Living, limits: &Limits) -> Result<Vec<String>, Refusal> {

@@ -25,6 +25,21 @@ pub struct OomKills {
     baseline: u64,
     /// Since then, of others than the main process.
     others: u64,
+    /// What the last look found, if it was more.
+    seen: Option<u64>,
+}
+
+/// What a look at the count has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing new.
+    Nothing,
+    /// Somebody was killed; a moment later it will be known whom.
+    Somebody,
+    /// Others than the main process.
+    Others,
+    /// The main process is about to end, which decides.
+    MainIsDying,
 }
 
 impl OomKills {
@@ -34,6 +49,7 @@ impl OomKills {
             scope,
             baseline,
             others,
+            seen: None,
         }
     }
 
@@ -50,29 +66,31 @@ impl OomKills {
         self.others
     }
 
-    /// Whether somebody was killed who is not known of yet.
-    pub fn has_risen(&self) -> bool {
-        self.count() > self.others
-    }
-
-    /// A moment after the count has risen: with the main process alive and not about to die, it was others.
-    pub fn account(&mut self, main: Option<&PidFd>) {
+    /// Looks at the count. With the main process alive and not about to die a moment after it has risen, it was others.
+    pub fn look(&mut self, main: Option<&PidFd>) -> Look {
         let count = self.count();
-        if !main.is_some_and(is_dying) {
-            self.others = self.others.max(count);
+        if main.is_some_and(is_dying) {
+            return Look::MainIsDying;
+        }
+        let before = self.others;
+        self.others = self.others.max(self.seen.take().unwrap_or(0));
+        self.seen = (count > self.others).then_some(count);
+        match self.seen {
+            Some(_) => Look::Somebody,
+            None if self.others > before => Look::Others,
+            None => Look::Nothing,
         }
     }
 
     /// Before somebody sends SIGKILL to a main process that lives. True: it was dying by then.
     pub fn before_kill(&mut self, main: &PidFd) -> bool {
-        if self.has_risen() && !is_dying(main) {
-            std::thread::sleep(MOMENT);
+        loop {
+            match self.look(Some(main)) {
+                Look::MainIsDying => return true,
+                Look::Somebody => std::thread::sleep(MOMENT),
+                Look::Nothing | Look::Others => return false,
+            }
         }
-        if is_dying(main) {
-            return true;
-        }
-        self.account(Some(main));
-        false
     }
 
     /// Whether a main process that was ended by SIGKILL was the kernel's victim; `was_killed`: SIGKILL was sent to it by us while

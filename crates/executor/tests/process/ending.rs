@@ -356,10 +356,10 @@ async fn a_task_without_its_main_process_is_adopted() {
 }
 
 #[tokio::test]
-async fn what_is_left_may_go_on() {
+async fn what_is_left_may_go_on_and_is_still_heard() {
     let mut host = Host::new();
     let task = host.task("main");
-    let script = "setsid sh -c 'echo $$ > child; trap \"\" PIPE; while [ ! -e go ]; do sleep 0.02; done' & \
+    let script = "setsid sh -c 'echo $$ > child; while [ ! -e go ]; do sleep 0.02; done; echo late' & \
                   while [ ! -s child ]; do sleep 0.02; done; echo done; exit 6";
     let leave = Ending {
         leave_stragglers: true,
@@ -369,13 +369,14 @@ async fn what_is_left_may_go_on() {
     let (mut peer, _) = host.running_spec(&task, spec).await;
     let status = wait(&task, &mut peer).await.status;
     assert_eq!(status, Some(task_result::Status::Exited(6)));
+    left(peer);
     let child = child_of(&task);
     assert!(lives(child), "it is not killed");
     assert_eq!(task.stdout(), "done\n");
+    assert_eq!(notices(&task), [], "nothing is lost");
     std::fs::write(task.logs.join("go"), "").unwrap();
+    task.says("late");
     gone(child);
-    drop(peer);
-    host.remove_scopes();
     host.nothing_left();
 }
 

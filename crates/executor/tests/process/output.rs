@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use holdfast_wire::executor_v1::TaskSpec;
+use holdfast_executor::client::StartMode;
+use holdfast_wire::executor_v1::{CommitRequest, TaskSpec, task_result};
 
-use crate::host::{Host, left, wait};
+use crate::host::{Host, kill, left, wait};
 
 #[tokio::test]
 async fn output_is_complete_over_many_files_l1_l2() {
@@ -58,23 +59,66 @@ async fn the_last_line_is_there_when_the_exit_is_told_w5() {
 }
 
 #[tokio::test]
-async fn a_full_disk_for_logs_stops_neither_the_task_nor_its_end() {
+async fn a_line_that_is_half_written_when_the_executor_dies_ends_in_its_file_l4() {
     let host = Host::new();
     let task = host.task("main");
+    let script = "printf half; while [ ! -e go ]; do sleep 0.02; done; echo ' a line'; seq 1 20000";
     let spec = TaskSpec {
-        stdout: Some(holdfast_wire::executor_v1::Output {
-            sink: Some(holdfast_wire::executor_v1::output::Sink::Path("/dev/full".to_owned())),
-        }),
-        ..task.shell("echo lost; echo kept >&2; exit 9")
+        stdout: Some(task.rotated("stdout", 1000, 10_000)),
+        ..task.shell(script)
     };
     let (mut peer, _) = host.launch(&task, spec).await;
-    let result = wait(&task, &mut peer).await;
-    assert_eq!(
-        result.status,
-        Some(holdfast_wire::executor_v1::task_result::Status::Exited(9))
-    );
+    peer.executor.commit(CommitRequest {}).await.unwrap();
+    task.says("half");
+    kill(peer);
+    fs::write(task.logs.join("go"), "").unwrap();
+    if let Ok(peer) = host.start(&task, StartMode::Adopt).await {
+        left(peer);
+    }
+    task.result();
+    let numbers: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    assert!(task.stdout() == format!("half a line\n{numbers}"));
+    for entry in fs::read_dir(&task.logs).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("stdout") {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.len() <= 10_000 && text.ends_with('\n'), "{}", path.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_holds_the_output_does_not_delay_the_end_w5() {
+    let host = Host::new();
+    for _ in 0..5 {
+        let task = host.task("main");
+        let script = "trap '' TERM HUP; (setsid sh -c 'while :; do sleep 1000; done' &) ; echo last; exit 3";
+        let (mut peer, _) = host.running(&task, script).await;
+        let result = wait(&task, &mut peer).await;
+        assert_eq!(result.status, Some(task_result::Status::Exited(3)));
+        assert_eq!(task.stdout(), "last\n");
+        left(peer);
+        let log = fs::read_to_string(task.dir.path().join("executor.log")).unwrap();
+        assert!(
+            !log.contains("could not be written"),
+            "the bound was not waited for: {log}"
+        );
+    }
+    host.nothing_left();
+}
+
+#[tokio::test]
+async fn a_file_copied_away_and_emptied_by_somebody_has_no_hole() {
+    let host = Host::new();
+    let task = host.task("main");
+    let (mut peer, _) = host
+        .running(&task, "echo before; while [ ! -e go ]; do sleep 0.02; done; echo after")
+        .await;
+    task.says("before\n");
+    let file = fs::File::options().write(true).open(task.logs.join("main.stdout.0"));
+    file.unwrap().set_len(0).unwrap();
+    fs::write(task.logs.join("go"), "").unwrap();
+    wait(&task, &mut peer).await;
     left(peer);
-    assert_eq!(task.output("stderr"), b"kept\n");
-    let log = fs::read_to_string(task.dir.path().join("executor.log")).unwrap();
-    assert!(log.contains("No space left on device"), "{log}");
+    assert_eq!(task.output("stdout"), b"after\n");
 }

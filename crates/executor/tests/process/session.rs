@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::host::{Host, PATIENCE, eventually, lives, pids_holding, text};
 use crate::stop::kill_now;
 
-async fn exec(peer: &Peer, command: &[&str], timeout_ms: u64) -> Result<ExecResponse, tonic::Status> {
+pub async fn exec(peer: &Peer, command: &[&str], timeout_ms: u64) -> Result<ExecResponse, tonic::Status> {
     let request = ExecRequest {
         command: command.iter().map(|part| (*part).to_owned()).collect(),
         timeout_ms,
@@ -22,59 +22,78 @@ async fn exec(peer: &Peer, command: &[&str], timeout_ms: u64) -> Result<ExecResp
 }
 
 /// A streaming session and what it has said.
-struct Session {
-    inputs: mpsc::Sender<ExecInput>,
-    outputs: tonic::Streaming<ExecOutput>,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+pub struct Session {
+    pub inputs: mpsc::Sender<ExecInput>,
+    pub outputs: tonic::Streaming<ExecOutput>,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
 }
 
 impl Session {
-    async fn start(peer: &Peer, script: &str, tty: bool) -> Self {
+    pub async fn start(peer: &Peer, script: &str, tty: bool) -> Self {
+        Self::start_with(peer, script, tty, []).await.unwrap()
+    }
+
+    /// `early` is sent together with the setup.
+    pub async fn start_with(
+        peer: &Peer,
+        script: &str,
+        tty: bool,
+        early: impl IntoIterator<Item = exec_input::Message>,
+    ) -> Result<Self, tonic::Status> {
         let (inputs, messages) = mpsc::channel(16);
         let setup = ExecSetup {
             command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
             tty,
         };
-        let message = Some(exec_input::Message::Setup(setup));
-        inputs.send(ExecInput { message }).await.unwrap();
+        for message in [exec_input::Message::Setup(setup)].into_iter().chain(early) {
+            let message = Some(message);
+            inputs.send(ExecInput { message }).await.unwrap();
+        }
         let mut executor = peer.executor.clone();
-        let outputs = executor.exec_stream(ReceiverStream::new(messages)).await.unwrap();
-        Self {
+        let outputs = executor.exec_stream(ReceiverStream::new(messages)).await?;
+        Ok(Self {
             inputs,
             outputs: outputs.into_inner(),
             stdout: Vec::new(),
             stderr: Vec::new(),
-        }
+        })
     }
 
-    async fn send(&self, message: exec_input::Message) {
+    pub async fn send(&self, message: exec_input::Message) {
         let message = Some(message);
         self.inputs.send(ExecInput { message }).await.unwrap();
     }
 
-    async fn next(&mut self) -> Option<exec_output::Message> {
+    /// The next message; nothing after the last one.
+    pub async fn hear(&mut self) -> Result<Option<exec_output::Message>, tonic::Status> {
         let next = tokio::time::timeout(PATIENCE, self.outputs.message()).await;
-        let message = next.expect("the session says nothing").unwrap()?.message?;
+        let Some(message) = next
+            .expect("the session says nothing")?
+            .and_then(|output| output.message)
+        else {
+            return Ok(None);
+        };
         match &message {
             exec_output::Message::Stdout(bytes) => self.stdout.extend_from_slice(bytes),
             exec_output::Message::Stderr(bytes) => self.stderr.extend_from_slice(bytes),
             _ => {}
         }
-        Some(message)
+        Ok(Some(message))
     }
 
-    async fn says(&mut self, expected: &str) {
+    pub async fn says(&mut self, expected: &str) {
         while !text(&self.stdout).contains(expected) {
-            self.next().await.expect("the session ended");
+            let said = self.hear().await.unwrap();
+            assert!(said.is_some(), "the session ended after {:?}", text(&self.stdout));
         }
     }
 
     /// Everything to the end; the exit comes last and once.
-    async fn exit(&mut self) -> SessionExit {
+    pub async fn exit(&mut self) -> SessionExit {
         let mut closed = 0;
         loop {
-            match self.next().await.expect("the session ended without an exit") {
+            match self.hear().await.unwrap().expect("the session ended without an exit") {
                 exec_output::Message::Exit(exit) => {
                     assert!(closed > 0, "the output is closed before the exit is told");
                     assert!(self.outputs.message().await.unwrap().is_none());
@@ -82,6 +101,16 @@ impl Session {
                 }
                 exec_output::Message::StdoutClose(_) | exec_output::Message::StderrClose(_) => closed += 1,
                 _ => {}
+            }
+        }
+    }
+
+    /// Everything to the error that the executor ends it with.
+    pub async fn refusal(&mut self) -> tonic::Status {
+        loop {
+            match self.hear().await {
+                Err(status) => return status,
+                Ok(message) => assert!(message.is_some(), "the session ended without an error"),
             }
         }
     }
@@ -292,8 +321,13 @@ async fn sessions_end_with_their_task() {
     .await;
     session.says("ready").await;
     std::fs::write(task.logs.join("go"), "").unwrap();
+    let exit = session.exit().await;
+    assert_eq!(
+        (exit.exit_code, exit.signal),
+        (137, libc::SIGKILL),
+        "its client is told"
+    );
     task.result();
-    drop(session);
     crate::host::left(peer);
     host.nothing_left();
 }

@@ -108,7 +108,8 @@ fn wire_output(sink: Sink) -> Option<wire::Output> {
     Some(wire::Output { sink: Some(sink) })
 }
 
-fn wire_placement(placement: Placement) -> wire::Placement {
+/// Cgroups as the executor is told of them.
+pub fn wire_placement(placement: Placement) -> wire::Placement {
     let Placement {
         join,
         scope,

@@ -25,6 +25,8 @@ type settings struct {
 	Stops  int           `json:"stops"`
 	// Sampled tasks each have a stream of samples.
 	Sampled int `json:"sampled"`
+	// OutputMiB is what a task writes to its standard output.
+	OutputMiB int `json:"output_mib"`
 }
 
 func main() {
@@ -41,6 +43,7 @@ func main() {
 	flag.IntVar(&set.Stops, "stops", 10, "StopTask calls")
 	flag.IntVar(&set.Sampled, "sampled", 200, "living tasks that are sampled once a second; 0: none")
 	long := flag.Bool("long", false, "sample as many tasks as the promise is made for")
+	flag.IntVar(&set.OutputMiB, "output-mib", 1024, "what a task writes to its output, in MiB; less than 64: not measured")
 	flag.Parse()
 	if *long {
 		set.Sampled = sampledAt
