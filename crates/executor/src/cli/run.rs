@@ -13,8 +13,8 @@ use holdfast_cgroup::{Limits, Scope, ScopeError, Version};
 use holdfast_record::{Ending, Status, TaskResult};
 use holdfast_sandbox::plan::wire_placement;
 use holdfast_sandbox::{
-    Arguments, CommandError, DeniedIds, Environment, LogCollection, Placement, PlanError, Resolver, TaskOptions,
-    TaskPlan,
+    Arguments, Ceilings, CommandError, DeniedIds, Environment, LogCollection, Placement, PlanError, Resolver,
+    TaskOptions, TaskPlan,
 };
 use holdfast_wire::executor_v1::{Output, TaskSpec, output::Sink};
 use tokio::sync::oneshot;
@@ -48,6 +48,12 @@ pub struct Run {
     /// Whom to run as: NAME, UID, NAME:GROUP or UID:GID [default: whoever runs this]
     #[arg(short, long)]
     user: Option<String>,
+    /// Its primary group, a name or a number [default: the user's]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// A further group
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
     /// Where to start [default: here]
     #[arg(short, long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
@@ -243,6 +249,11 @@ impl Run {
             attributes: self.attributes.attributes()?,
             ending,
             max_sessions: self.max_sessions.unwrap_or(0),
+            group: self.group.clone(),
+            group_add: self.group_add.clone(),
+            // Whoever runs this is the operator.
+            ceilings: Ceilings::unlimited(),
+            inherit_limits: true,
             ..TaskOptions::default()
         })
     }

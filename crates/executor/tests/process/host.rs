@@ -140,6 +140,13 @@ impl Host {
         (peer, launched)
     }
 
+    /// What an agent does before the start of a task whose cgroups are its own.
+    pub fn make_scopes(&self) {
+        for scope in &self.scopes {
+            scope.make().unwrap();
+        }
+    }
+
     /// What a DestroyTask does with the cgroups of a task that its executor has left to what goes on in them.
     pub fn remove_scopes(&self) {
         for scope in &self.scopes {

@@ -126,9 +126,7 @@ async fn a_foreign_cgroup_is_joined_and_never_limited() {
     let task = host.task("main");
     let spec = host.scoped(task.shell("sleep 1000"));
     let dirs = own(&spec);
-    for dir in &dirs {
-        fs::create_dir_all(dir).unwrap();
-    }
+    host.make_scopes();
     let limits = Limits {
         pids_max: Some(50),
         ..Limits::default()

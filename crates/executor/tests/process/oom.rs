@@ -167,10 +167,8 @@ async fn what_was_counted_before_the_start_is_nobodys_s8() {
     let mut host = Host::new();
     let task = host.task("main");
     let mut spec = limited(host.scoped(task.shell(BLOW)));
-    let own = std::mem::take(&mut spec.placement.as_mut().unwrap().own);
-    for dir in &own {
-        std::fs::create_dir_all(dir).unwrap();
-    }
+    spec.placement.as_mut().unwrap().own.clear();
+    host.make_scopes();
     let (mut peer, _) = host.running_spec(&task, spec.clone()).await;
     assert!(wait(&task, &mut peer).await.oom_killed);
     left(peer);
@@ -341,8 +339,12 @@ struct Storm {
 
 /// Mains that blow their limit, also while they exit; children that do, also while main kills itself; stops that race.
 #[test]
-fn five_hundred_kills_at_random_instants_are_all_told_and_none_is_made_up() {
-    const KILLS: usize = 500;
+fn kills_at_random_instants_are_all_told_and_none_is_made_up() {
+    // Where there is cgroup v2 with controllers in this project's tests, the machine is an emulated one.
+    let kills = match holdfast_cgroup::version() {
+        Some(holdfast_cgroup::Version::V1) => 500,
+        _ => 60,
+    };
     const AT_ONCE: u32 = 6;
     let storm = std::sync::Mutex::new(Storm::default());
     let work = |seed: u32| {
@@ -358,7 +360,7 @@ fn five_hundred_kills_at_random_instants_are_all_told_and_none_is_made_up() {
             .unwrap();
         let is_over = || {
             let storm = storm.lock().unwrap();
-            storm.by_kernel.main + storm.by_kernel.others >= KILLS
+            storm.by_kernel.main + storm.by_kernel.others >= kills
         };
         while !is_over() {
             let fate = FATES[usize::try_from(random(FATES.len() as u64)).unwrap()];
@@ -391,5 +393,5 @@ fn five_hundred_kills_at_random_instants_are_all_told_and_none_is_made_up() {
     } = storm.into_inner().unwrap();
     println!("{tasks} tasks; the kernel: {by_kernel:?}, told: {told:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(by_kernel.main > KILLS / 10 && by_kernel.others > KILLS / 10);
+    assert!(by_kernel.main > kills / 10 && by_kernel.others > kills / 10);
 }

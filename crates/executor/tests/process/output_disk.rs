@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use holdfast_executor::pump::{Pump, Stream};
 use holdfast_wire::executor_v1::{
     ExecRequest, IdentifyRequest, Output, RotatedFiles, StopRequest, TaskSpec, output, task_result,
 };
@@ -121,7 +123,7 @@ fn appears(path: &Path) {
 async fn stands_still(path: &Path) {
     let mut before = None;
     eventually("output that stops", || {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
         let size = fs::metadata(path).map(|metadata| metadata.len()).ok();
         let is_still = size.is_some() && size == before;
         before = size;
@@ -324,4 +326,51 @@ async fn a_full_disk_for_logs_does_not_stop_the_end_and_the_other_stream() {
     assert_eq!(task.output("stderr"), b"kept\n");
     let log = log(&task);
     assert!(log.contains("No space left on device") && log.contains("lost"), "{log}");
+}
+
+#[tokio::test]
+async fn dropped_output_is_told_at_once_and_then_rarely() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let disk = Disk::small(&host, 64);
+    let task = host.task("main");
+    holdfast_sys::file::mkfifo_at(&task.dir, "stdout", 0o600).unwrap();
+    let open = || -> std::os::fd::OwnedFd {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = fs::File::options();
+        options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        options.open(task.dir.path().join("stdout")).unwrap().into()
+    };
+    let output = holdfast_record::OutputRecord::Rotated {
+        directory: disk.folder.clone(),
+        prefix: "main.stdout".to_owned(),
+        max_files: 10,
+        max_file_bytes: 1 << 20,
+        overflow: holdfast_record::Overflow::Drop,
+    };
+    let sink = holdfast_executor::output::Sink::open(&output).unwrap().unwrap();
+    let (source, writer) = (open(), open());
+    let pump = Pump::start(vec![Stream { source, sink }]).unwrap();
+    let fill = || {
+        let dropped = |pump: &Pump| pump.losses().iter().map(|loss| loss.dropped).sum::<u64>();
+        let before = dropped(&pump);
+        eventually("dropped output", || {
+            let _ = holdfast_sys::readiness::write(&writer, &[b'x'; 4096]);
+            (dropped(&pump) > before).then_some(()).ok_or("none".to_owned())
+        });
+    };
+    fill();
+    let told = tokio::time::timeout(PATIENCE, pump.overflowed())
+        .await
+        .expect("it is told");
+    assert!(
+        told.len() == 1 && told[0].dropped > 0 && told[0].label == "main.stdout",
+        "{told:?}"
+    );
+    fill();
+    let again = tokio::time::timeout(Duration::from_millis(500), pump.overflowed()).await;
+    assert!(again.is_err(), "not twice in a minute: {again:?}");
+    assert!(pump.losses()[0].dropped > told[0].dropped, "the totals for the end");
 }

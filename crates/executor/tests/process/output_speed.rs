@@ -2,74 +2,102 @@
 //! `cargo test --release -p holdfast-executor --test process -- --ignored --nocapture as_fast_as_cat`.
 
 use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use holdfast_wire::executor_v1::TaskSpec;
 
-use crate::host::{Host, left, wait};
+use crate::host::{Host, Task, left, wait};
 
-/// Bytes of one run.
-const SIZE: u64 = 1 << 30;
+/// What is written again and again: lines that differ.
+fn lines() -> Vec<u8> {
+    let text: String = (0..1 << 19).map(|number| format!("{number:0>127}\n")).collect();
+    text.into_bytes()
+}
 
-fn writer(block: u64) -> String {
-    // Lines of 128 bytes that all differ would make the writer the slower side.
+fn writer(lines: &Path, block: usize, times: usize) -> String {
     format!(
-        "yes {} | dd bs={block} count={} iflag=fullblock status=none",
-        "x".repeat(127),
-        SIZE / block
+        "for n in $(seq {times}); do dd if={} bs={block} status=none; done",
+        lines.display()
     )
 }
 
-fn cat(host: &Host, block: u64) -> Duration {
+fn cat(host: &Host, script: &str) -> Duration {
     let started = Instant::now();
-    let mut written = Command::new("sh")
-        .args(["-c", &writer(block)])
+    let mut writer = Command::new("sh")
+        .args(["-c", script])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let file = host.path().join("cat");
     let mut cat = Command::new("cat")
-        .stdin(written.stdout.take().unwrap())
+        .stdin(writer.stdout.take().unwrap())
         .stdout(File::create(&file).unwrap())
         .spawn()
         .unwrap();
     assert!(cat.wait().unwrap().success());
-    written.wait().unwrap();
     let elapsed = started.elapsed();
-    assert_eq!(fs::metadata(&file).unwrap().len(), SIZE);
+    writer.wait().unwrap();
     fs::remove_file(file).unwrap();
     elapsed
 }
 
-async fn ours(host: &Host, block: u64) -> Duration {
+async fn ours(host: &Host, script: &str, lines: &[u8], times: usize) -> Duration {
     let task = host.task("main");
     let spec = TaskSpec {
         stdout: Some(task.rotated("stdout", 1000, 10 << 20)),
-        ..task.shell(&writer(block))
+        ..task.shell(script)
     };
     let started = Instant::now();
     let (mut peer, _) = host.launch(&task, spec).await;
     wait(&task, &mut peer).await;
     let elapsed = started.elapsed();
     left(peer);
-    let written: u64 = fs::read_dir(&task.logs)
-        .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap().len())
-        .sum();
-    assert_eq!(written, SIZE);
+    is_repeated(&task, lines, times);
     fs::remove_dir_all(&task.logs).unwrap();
     elapsed
+}
+
+/// Every byte over all files.
+fn is_repeated(task: &Task, lines: &[u8], times: usize) {
+    let mut expected = lines.iter().copied().cycle();
+    let mut count = 0;
+    let mut chunk = vec![0; 1 << 20];
+    for number in 0.. {
+        let Ok(mut file) = File::open(task.logs.join(format!("main.stdout.{number}"))) else {
+            break;
+        };
+        loop {
+            let read = file.read(&mut chunk).unwrap();
+            if read == 0 {
+                break;
+            }
+            assert!(
+                chunk[..read]
+                    .iter()
+                    .eq(expected.by_ref().take(read).collect::<Vec<_>>().iter()),
+                "file {number}"
+            );
+            count += read;
+        }
+    }
+    assert_eq!(count, lines.len() * times);
 }
 
 #[tokio::test]
 #[ignore = "a measurement: release builds on a quiet host"]
 async fn rotation_is_as_fast_as_cat() {
     let host = Host::new();
-    for block in [64 << 10, 128] {
+    let lines = lines();
+    let file = host.path().join("lines");
+    fs::write(&file, &lines).unwrap();
+    for (block, times) in [(64 << 10, 16), (128, 4)] {
+        let script = writer(&file, block, times);
         let mut ratios = Vec::new();
         for _ in 0..5 {
-            let (cat, ours) = (cat(&host, block), ours(&host, block).await);
+            let (cat, ours) = (cat(&host, &script), ours(&host, &script, &lines, times).await);
             println!("writes of {block:6} bytes: cat {cat:?}, executor {ours:?}");
             ratios.push(cat.as_secs_f64() / ours.as_secs_f64());
         }

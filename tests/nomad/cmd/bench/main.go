@@ -23,6 +23,8 @@ type settings struct {
 	Tasks  int           `json:"tasks"`
 	Calls  int           `json:"calls"`
 	Stops  int           `json:"stops"`
+	// OutputMiB is what a task writes to its standard output.
+	OutputMiB int `json:"output_mib"`
 }
 
 func main() {
@@ -37,6 +39,7 @@ func main() {
 	flag.IntVar(&set.Tasks, "tasks", 50, "living tasks whose memory is measured")
 	flag.IntVar(&set.Calls, "calls", 50, "ExecTask, InspectTask and first-sample calls")
 	flag.IntVar(&set.Stops, "stops", 10, "StopTask calls")
+	flag.IntVar(&set.OutputMiB, "output-mib", 1024, "what a task writes to its output, in MiB; less than 64: not measured")
 	flag.Parse()
 
 	ok, err := run(*driver, *nomad, *output, *check, set)

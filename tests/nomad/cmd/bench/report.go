@@ -45,6 +45,8 @@ type Results struct {
 	FirstSample Times `json:"first_stats_sample"`
 	Stop        Times `json:"stop"`
 	Recover     Times `json:"recover"`
+	// Output is of the log path.
+	Output Output `json:"output"`
 	// Helpers is the number of processes per living task that are not the task.
 	Helpers float64 `json:"helper_processes_per_task"`
 	// Memory of a living task's supervision: executor and init; of Nomad's driver the executor alone.
@@ -99,6 +101,10 @@ func (r Report) print(out io.Writer) {
 	times("first stats sample", h.FirstSample, n.FirstSample, false)
 	times("RecoverTask after kill -9", h.Recover, n.Recover, false)
 	times("StopTask of an obedient process", h.Stop, n.Stop, false)
+	fmt.Fprintf(table, "%d MiB of output\t%s\t%s\t%s\t\t\n", r.Settings.OutputMiB, milliseconds(h.Output.Task),
+		milliseconds(n.Output.Task), ratio(float64(h.Output.Task), float64(n.Output.Task)))
+	fmt.Fprintf(table, "the same into cat and a file\t%s\t%s\t\t\t\n", milliseconds(h.Output.Cat), milliseconds(n.Output.Cat))
+	fmt.Fprintf(table, "times as fast as cat\t%.2f\t%.2f\t\t\t\n", h.Output.Ratio, n.Output.Ratio)
 	memory(fmt.Sprintf("supervision of a task at %d tasks", r.Settings.Tasks), h.Memory, n.Memory)
 	memory("the same with its log process", h.MemoryWithLogs, n.MemoryWithLogs)
 	memory("plugin process", h.Plugin, n.Plugin)
@@ -131,6 +137,9 @@ func (r Report) broken() []string {
 	}
 	if h.Stop.P50 >= maxStop {
 		broken = append(broken, fmt.Sprintf("StopTask p50 is %s, not under %s", milliseconds(h.Stop.P50), maxStop))
+	}
+	if r.Settings.OutputMiB >= chunkMiB && h.Output.Ratio < minOutputRatio {
+		broken = append(broken, fmt.Sprintf("output is %.2f times as fast as through cat, less than %.1f", h.Output.Ratio, minOutputRatio))
 	}
 	if len(h.Leaked) > 0 {
 		broken = append(broken, fmt.Sprintf("%d things leaked", len(h.Leaked)))

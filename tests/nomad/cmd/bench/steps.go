@@ -33,6 +33,7 @@ var steps = []struct {
 	}},
 	{"calls on a task", callsOnATask},
 	{"StopTask", stops},
+	{"output", output},
 	{"memory of living tasks, RecoverTask", livingTasks},
 	{"what is left", leftovers},
 }
