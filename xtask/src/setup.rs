@@ -51,6 +51,16 @@ const PACKAGES: &[Package] = &[
         file: "/usr/bin/cpio",
         purpose: "makes the VM's file system",
     },
+    Package {
+        name: "e2fsprogs",
+        file: "/sbin/mkfs.ext4",
+        purpose: "makes the disk that tests freeze",
+    },
+    Package {
+        name: "util-linux",
+        file: "/sbin/fsfreeze",
+        purpose: "freezes it",
+    },
 ];
 
 /// Everything. Quick if all is there; otherwise installs what it can, and the error lists the rest.

@@ -1,7 +1,7 @@
 //! Passing on what executors have to say of living tasks, without a connection to any of them.
 //!
-//! An executor leaves `notices.json` in its supervision directory by a rename. One inotify instance tells the driver of all
-//! of them (inotify(7)). The task's own watch reads and passes on, and notes in `told.json` how far it got: at least once each,
+//! An executor leaves `notices.json`, and in the end `result`, in its supervision directory by a rename. One inotify instance tells
+//! the driver of all of them (inotify(7)). The task's own watch reads and passes on, and notes in `told.json` how far it got: at least once each,
 //! and before the task's end.
 
 use std::collections::HashMap;
@@ -117,7 +117,7 @@ fn ring(board: &Board, events: &[u8]) {
     for event in parse(events) {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             board.followers.values().for_each(|changed| changed.notify_one());
-        } else if event.name == names::NOTICES.as_bytes() {
+        } else if [names::NOTICES, names::RESULT].map(str::as_bytes).contains(&event.name) {
             // A watch that was just removed may still have events on the way.
             if let Some(changed) = board.followers.get(&event.watch) {
                 changed.notify_one();

@@ -21,6 +21,10 @@ use crate::takeover::{self, Found};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long an executor may take to leave once the result is on disk, before the end is told without waiting for it: one whose
+/// thread hangs in a write to the disk of the logs cannot die before that disk lets it go.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// What an executor that adopts the task is started with.
 #[derive(Debug, Clone, Default)]
 pub struct Adoption {
@@ -38,18 +42,26 @@ pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executo
             loop {
                 // Before the first wait, too: what a driver before this one has not passed on.
                 tell_notices(&driver, &facts);
+                if let Some(result) = result(&facts) {
+                    tokio::time::sleep(LEAVING).await;
+                    return Some(result.into());
+                }
                 follower.changed().await;
             }
         };
         let outcome = tokio::select! {
             outcome = until_over(&driver, &facts, &adoption, executor) => outcome,
-            () = listening => None,
+            outcome = listening => outcome,
         };
         drop(follower);
         let Some(outcome) = outcome else { return };
         tell_end(&driver, &facts, &outcome);
         driver.tasks.over(facts, outcome).await;
     });
+}
+
+fn result(facts: &Facts) -> Option<TaskResult> {
+    SupervisionDir::open(&facts.dir).and_then(|dir| dir.result()).ok()?
 }
 
 fn tell_notices(driver: &Driver, facts: &Facts) -> Notices {

@@ -138,6 +138,8 @@ func inProcess(t *testing.T) *node {
 		config.Plugins = plugins
 		config.Client.Options["fingerprint.denylist"] = noCloud
 		config.Client.GCMaxAllocs = 10000
+		config.Client.GCDiskUsageThreshold = 99.9
+		config.Client.GCInodeUsageThreshold = 99.9
 	})
 	t.Cleanup(running.Shutdown)
 	n.dataDir = running.DataDir
@@ -180,9 +182,12 @@ server {
 }
 
 client {
-  enabled           = true
-  network_interface = "lo"
-  gc_max_allocs     = 10000
+  enabled                  = true
+  network_interface        = "lo"
+  gc_max_allocs            = 10000
+  # A fuller disk of the machine must not make the client forget allocations that a test looks at.
+  gc_disk_usage_threshold  = 99.9
+  gc_inode_usage_threshold = 99.9
 
   options {
     "fingerprint.denylist" = %q

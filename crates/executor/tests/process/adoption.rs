@@ -1,6 +1,7 @@
 //! What dies, and what mends it (DESIGN section 3).
 
 use std::fs;
+use std::io::Write as _;
 
 use holdfast_executor::client::{Peer, StartMode};
 use holdfast_record::{BootId, Status};
@@ -34,7 +35,8 @@ fn named(host: &Host, name: &str) -> Vec<i32> {
 async fn a_killed_executor_is_replaced_and_nothing_is_lost() {
     let mut host = Host::new();
     let task = host.task("main");
-    let script = "for n in $(seq 1 2000); do echo line $n; [ $((n % 100)) = 0 ] && sleep 0.05; done; exit 7";
+    // It ends when it may.
+    let script = "mkfifo go; for n in $(seq 1 2000); do echo line $n; [ $((n % 100)) = 0 ] && sleep 0.05; done; read go < go; exit 7";
     let spec = host.scoped(task.shell(script));
     let (mut peer, launched) = host.launch(&task, spec).await;
     peer.executor.commit(CommitRequest {}).await.unwrap();
@@ -45,7 +47,18 @@ async fn a_killed_executor_is_replaced_and_nothing_is_lost() {
     let mut peer = adopt(&host, &task).await;
     assert_eq!(peer.identity.main, Some(main), "it is the same main process");
     assert!(peer.identity.committed);
-    assert_eq!(named(&host, "sh").len(), 1, "there is one main process");
+    // A pause that is about to be executed still bears the shell's name.
+    eventually("one main process", || match named(&host, "sh").len() {
+        1 => Ok(()),
+        count => Err(format!("there are {count}")),
+    });
+    // Opened for both, it waits for no reader, and holds the line until there is one.
+    let mut go = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(task.logs.join("go"))
+        .unwrap();
+    go.write_all(b"on\n").unwrap();
     assert_eq!(
         wait(&task, &mut peer).await.status,
         Some(task_result::Status::Exited(7))
