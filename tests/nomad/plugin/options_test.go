@@ -252,3 +252,48 @@ func TestWhatCgroupsCanDoIsFingerprinted_F5(t *testing.T) {
 	must.True(t, ok)
 	must.SliceContains(t, []string{"v1", "v2"}, version)
 }
+
+func TestARunTimeThatIsOverIsToldAndEndsTheTaskAlsoWithoutADriver(t *testing.T) {
+	t.Parallel()
+	for name, crash := range map[string]bool{"with its driver": false, "without one": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			task := h.task(map[string]any{
+				"command": "/bin/sleep", "args": []string{"1000"}, "max_runtime": "2s", "max_runtime_signal": "SIGINT",
+			})
+			events := h.events(task)
+			handle := h.start(task)
+			if crash {
+				pid := h.pid(task)
+				must.NoError(t, h.Crash())
+				gone(t, pid)
+				h.launch()
+				events = h.events(task)
+				must.NoError(t, h.Driver.RecoverTask(handle))
+			}
+			event := eventWith(t, events, "aximum run time")
+			must.Eq(t, "2000", event.Annotations["max_runtime_ms"])
+			must.Eq(t, 2, h.wait(task).Signal)
+			select {
+			case again := <-events:
+				must.StrNotContains(t, again.Message, "aximum run time", must.Sprint("it is told once"))
+			default:
+			}
+			h.destroy(task)
+		})
+	}
+}
+
+func TestAKilledChildIsToldWhileTheTaskGoesOn(t *testing.T) {
+	t.Parallel()
+	asRoot(t, "limits memory")
+	h := newHost(t)
+	// 128 MiB are allowed; tail keeps the whole of an endless line in memory.
+	task := h.shell("head -c 1000000000 /dev/zero | tail -n 1 > /dev/null; echo went on; sleep 1000")
+	events := h.events(task)
+	h.start(task)
+	eventWith(t, events, "killed by the OOM killer")
+	h.says(task, "went on")
+	h.destroy(task)
+}

@@ -14,7 +14,7 @@ use super::sources::Source;
 const PROCESSES_AGE: Duration = Duration::from_secs(5);
 
 /// How old both parts may be while the task gives no sign of having done anything.
-const IDLE_AGE: Duration = Duration::from_secs(30);
+const IDLE_AGE: Duration = Duration::from_secs(60);
 
 /// Measures one task for as long as somebody listens.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Meter {
     /// Without a source the sums of the processes stand for the task.
     pub fn new(task_id: String, compute: Compute, source: Option<Source>, members: Members) -> Meter {
         // Tasks whose streams began together, as after a restart of the agent, are not all looked at together ever after.
-        let spread = task_id.bytes().fold(0, u8::wrapping_add) % 15;
+        let spread = task_id.bytes().fold(0, u8::wrapping_add) % 30;
         Meter {
             idle_age: IDLE_AGE - Duration::from_secs(spread.into()),
             task_id,
