@@ -1,7 +1,7 @@
 package plugin
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"holdfast.test/nomad/internal/processes"
 )
 
 // freezable mounts a file system of its own on a folder. A process of its own thaws and unmounts it when the test ends, also when the
@@ -30,10 +32,14 @@ func freezable(t *testing.T, folder string) (freeze func(frozen bool)) {
 	}
 	run("mkfs.ext4", "-q", "-F", image)
 	run("mount", "-o", "loop", image, folder)
-	keeper := exec.Command("setsid", "sh", "-c", `cat; fsfreeze -u "$0" 2>&-; umount "$0" 2>&- || umount -l "$0"`, folder)
+	// It hears of the folder, rather than being called with it, lest it be taken for a process of the task.
+	const keep = `read -r folder; cat; fsfreeze -u "$folder" 2>&-; umount "$folder" 2>&- || umount -l "$folder"`
+	keeper := exec.Command("setsid", "sh", "-c", keep)
 	pipe, err := keeper.StdinPipe()
 	must.NoError(t, err)
 	must.NoError(t, keeper.Start())
+	_, err = pipe.Write([]byte(folder + "\n"))
+	must.NoError(t, err)
 	t.Cleanup(func() {
 		_ = pipe.Close()
 		_ = keeper.Wait()
@@ -57,32 +63,33 @@ func TestAFrozenLogDiskDelaysNeitherExecNorStopNorWait(t *testing.T) {
 	freeze := freezable(t, logs)
 	h.start(task)
 	h.says(task, "first\n")
-	executor := h.executors()
-	must.SliceLen(t, 1, executor)
+	executors := h.executors()
 	freeze(true)
-	eventually(t, "a write that hangs", func() error { return hangs(executor[0].Pid) })
+	eventually(t, "a write that hangs", func() error { return hangs(executors) })
 	result, err := h.Driver.ExecTask(task.ID, []string{"/bin/echo", "here"}, time.Minute)
 	must.NoError(t, err)
 	must.Eq(t, "here\n", string(result.Stdout))
 	must.NoError(t, h.Driver.StopTask(task.ID, time.Minute, "SIGTERM"))
 	must.Eq(t, 3, h.wait(task).ExitCode)
-	must.NoError(t, hangs(executor[0].Pid), must.Sprint("the disk let the executor go, and nothing was shown"))
+	must.NoError(t, hangs(executors), must.Sprint("the disk let the executor go, and nothing was shown"))
 	freeze(false)
 	h.destroy(task)
 	must.NoError(t, unix.Access(logs, unix.R_OK))
 }
 
-// hangs is nil if a thread of a process waits without hearing signals.
-func hangs(pid int) error {
-	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "stat"))
-	if err != nil {
-		return err
-	}
-	for _, thread := range threads {
-		stat, err := os.ReadFile(thread)
-		if err == nil && strings.Contains(string(stat), ") D ") {
-			return nil
+// hangs is nil if a thread of an executor waits without hearing signals.
+func hangs(executors []processes.Process) error {
+	for _, executor := range executors {
+		threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(executor.Pid), "task", "*", "stat"))
+		if err != nil {
+			return err
+		}
+		for _, thread := range threads {
+			stat, err := os.ReadFile(thread)
+			if err == nil && strings.Contains(string(stat), ") D ") {
+				return nil
+			}
 		}
 	}
-	return fmt.Errorf("no thread of %d is in state D", pid)
+	return errors.New("no thread of an executor is in state D")
 }
