@@ -18,6 +18,21 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         reason: "compares the environment of a shell, to which busybox's adds PWD and SHLVL",
     },
     Exclusion {
+        program: "holdfast-executor process",
+        test: "output_speed::a_large_output_arrives_whole_over_rotated_files",
+        reason: "moves more than an emulated processor can within the patience of a test",
+    },
+    Exclusion {
+        program: "holdfast-executor process",
+        test: "run_options::completions_and_manual_know_every_command",
+        reason: "asks bash what it thinks of its completions",
+    },
+    Exclusion {
+        program: "holdfast-executor process",
+        test: "session_stream::a_resize_is_heard_by_the_foreground_and_ignored_if_no_terminal_has_that_size_x3",
+        reason: "reads the size by stty, of which busybox's says 24 80 for any above 30000",
+    },
+    Exclusion {
         program: "holdfast-sandbox holdfast_sandbox",
         test: "users::tests::the_hosts_own_getent_is_understood",
         reason: "there is no glibc, and so no getent",

@@ -29,6 +29,36 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\ntty:x:5:\nnogroup:x:65534:\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\n";
 
+/// What tests call and busybox lacks, or has with other options.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("usr/local/bin/nice", NICE),
+    ("usr/local/bin/mkfs.ext4", MAKE_EXT4),
+    ("usr/local/bin/fsfreeze", FREEZE),
+];
+
+/// Says the nice value, or executes a command with another: `nice [-n] VALUE COMMAND...`.
+const NICE: &str = r#"#!/bin/sh
+[ $# = 0 ] && exec cut -d ' ' -f 19 /proc/$$/stat
+[ "$1" = -n ] && shift
+renice -n "$1" -p $$ > /dev/null
+shift
+exec "$@"
+"#;
+
+/// What it makes is ext2, which is mounted by the same code.
+const MAKE_EXT4: &str = r#"#!/bin/sh
+for file; do :; done
+exec mke2fs -F "$file" > /dev/null
+"#;
+
+/// `-f` and `-u`.
+const FREEZE: &str = r#"#!/bin/sh
+case $1 in
+-f) exec busybox fsfreeze --freeze "$2" ;;
+-u) exec busybox fsfreeze --unfreeze "$2" ;;
+esac
+"#;
+
 /// What the VM is booted for.
 #[derive(Clone, Copy)]
 pub enum Main<'a> {
@@ -66,6 +96,9 @@ pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> 
     tree.text("modules.sh", &modules, 0o644)?;
     for (name, content) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
         tree.text(&format!("etc/{name}"), content, 0o644)?;
+    }
+    for (path, script) in PROGRAMS {
+        tree.text(path, script, 0o755)?;
     }
     for program in programs {
         tree.copy(&program.path, &inside(&program.path)?)?;

@@ -87,15 +87,15 @@ impl Report {
                 .fail(format!("in the VM: {program} ended with {code} before it was through"));
             return;
         };
+        // What is ignored here is ignored, and counted, on the host.
         let Counts {
             passed,
             failed,
-            ignored,
+            ignored: _,
             filtered_out,
         } = counts;
         self.tally.passed += passed;
         self.tally.failed += failed;
-        self.tally.skipped += ignored;
         if failed == 0 && code != "0" {
             self.tally.fail(format!("in the VM: {program} ended with {code}"));
         }

@@ -11,9 +11,6 @@ use crate::host::{Host, status_field};
 /// CAP_SYS_NICE and CAP_SYS_RESOURCE (linux/capability.h).
 const NEEDED: [(u32, &str); 2] = [(23, "CAP_SYS_NICE"), (24, "CAP_SYS_RESOURCE")];
 
-/// RLIMIT_NOFILE, whose type is not the same in every libc.
-const OPEN_FILES: u32 = 7;
-
 /// Whether an executor of this process's would have them; says so if not.
 fn is_privileged() -> bool {
     let own = i32::try_from(std::process::id()).unwrap();
@@ -67,7 +64,7 @@ async fn limits_above_the_executors_and_better_scores_reach_a_task_without_privi
             groups: vec![],
         }),
         rlimits: vec![Rlimit {
-            resource: OPEN_FILES,
+            resource: holdfast_sys::limit::number("nofile").unwrap(),
             soft: raised - 1,
             hard: raised,
         }],

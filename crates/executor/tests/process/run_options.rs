@@ -42,6 +42,7 @@ fn cgroups(of: &str) -> Vec<PathBuf> {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
     };
     let mut open = vec![PathBuf::from(holdfast_cgroup::ROOT)];
     let mut found = Vec::new();

@@ -27,13 +27,13 @@ async fn a_session_is_what_the_main_process_is() {
         class: io_priority::Class::BestEffort as i32,
         level: 6,
     });
-    spec.rlimits = [
-        (libc::RLIMIT_NOFILE, 100, 200),
-        (libc::RLIMIT_CORE, 0, 0),
-        (libc::RLIMIT_NPROC, 900, 1000),
-    ]
-    .map(|(resource, soft, hard)| Rlimit { resource, soft, hard })
-    .to_vec();
+    spec.rlimits = [("nofile", 100, 200), ("core", 0, 0), ("nproc", 900, 1000)]
+        .map(|(name, soft, hard)| Rlimit {
+            resource: holdfast_sys::limit::number(name).unwrap(),
+            soft,
+            hard,
+        })
+        .to_vec();
     if is_root() {
         spec.user = "a user of numbers".to_owned();
         spec.credentials = Some(Credentials {
