@@ -11,6 +11,7 @@ use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::StopRequest;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::Code;
 
 use crate::driver::Driver;
 use crate::failure::Failure;
@@ -136,6 +137,13 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
                 owner::ended(&mut phase).await;
                 return Ok(());
             }
+            Err(status) if is_final(&status) => {
+                // A process that will not die may have died meanwhile.
+                return match &*phase.borrow() {
+                    Phase::Running(_) => Err(Failure::last(status.message())),
+                    Phase::Starting | Phase::Over(..) | Phase::Gone => Ok(()),
+                };
+            }
             // An executor that dies on the way has recorded the deadline; whoever adopts the task goes on with it, and
             // is asked once more in case it was not recorded yet.
             Err(status) => {
@@ -148,6 +156,12 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
             }
         }
     }
+}
+
+/// What an executor answers that lives: processes that a kill did not end, with their pids, or a request that means nothing to it.
+/// All else is told by one that leaves.
+fn is_final(status: &tonic::Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::InvalidArgument)
 }
 
 /// DestroyTask (contract, K-5, K-6).
@@ -415,6 +429,21 @@ mod tests {
         assert_eq!(Stop::parse("", grace), Ok(Stop { signal: SIGINT, grace }));
         assert_eq!(Stop::parse("SIGTERM", grace), Ok(Stop { signal: 15, grace }));
         assert_eq!(Stop::parse("SIGFOO", Duration::ZERO), Ok(Stop::KILL));
+    }
+
+    #[test]
+    fn processes_that_do_not_die_are_told_and_an_executor_that_leaves_is_asked_again() {
+        assert!(is_final(&tonic::Status::deadline_exceeded(
+            "pid 7 in state D did not die"
+        )));
+        for leaving in [
+            Code::Unavailable,
+            Code::Cancelled,
+            Code::Unknown,
+            Code::FailedPrecondition,
+        ] {
+            assert!(!is_final(&tonic::Status::new(leaving, "")), "{leaving:?}");
+        }
     }
 
     #[test]

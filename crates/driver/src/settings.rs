@@ -7,7 +7,7 @@ use holdfast_wire::nomad_base::SetConfigRequest;
 use crate::executor_binary::{Missing, Source};
 use crate::options::{InvalidPluginOptions, PluginOptions};
 use crate::plugin_name::PluginName;
-use crate::stats::percent::Compute;
+use crate::stats::compute::Compute;
 
 /// The configuration that is in force.
 #[derive(Debug, Clone)]

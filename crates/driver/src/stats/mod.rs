@@ -4,7 +4,7 @@
 //! for pressure (PSI), input and output, and the number of processes: `holdfast-executor stats` shows them, and nothing is
 //! told in the name of another field.
 
-pub mod percent;
+pub mod compute;
 mod processes;
 mod sources;
 mod stream;

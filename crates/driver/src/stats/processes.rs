@@ -5,9 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use holdfast_executor::nomad::stats::Tracker;
 use holdfast_wire::nomad_driver::{CpuUsage, MemoryUsage, TaskResourceUsage, cpu_usage, memory_usage};
-
-use super::percent::Tracker;
 
 /// Which processes are the task's.
 #[derive(Debug, Clone)]

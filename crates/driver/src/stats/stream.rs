@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::percent::Compute;
+use super::compute::Compute;
 use super::processes::Members;
 use super::sources::Sources;
 use super::usage::Meter;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_cgroup::{Sample, SampleError, Signs};
-use holdfast_wire::nomad_driver::{CpuUsage, MemoryUsage, TaskResourceUsage, TaskStats, cpu_usage, memory_usage};
+use holdfast_executor::nomad::stats::CpuTimes;
+use holdfast_wire::nomad_driver::{TaskResourceUsage, TaskStats, cpu_usage};
 
-use super::percent::{Compute, Tracker};
+use super::compute::Compute;
 use super::processes::{Members, ProcessUsage, Processes};
 use super::sources::Source;
 
@@ -26,9 +27,7 @@ pub struct Meter {
     idle_age: Duration,
     /// The last sample that was read in full, and when.
     full: Option<(Sample, Instant)>,
-    total: Tracker,
-    user: Tracker,
-    system: Tracker,
+    cpu: CpuTimes,
     processes: Processes,
     latest: HashMap<i32, ProcessUsage>,
     latest_at: Option<Instant>,
@@ -45,9 +44,7 @@ impl Meter {
             compute,
             source,
             full: None,
-            total: Tracker::default(),
-            user: Tracker::default(),
-            system: Tracker::default(),
+            cpu: CpuTimes::default(),
             processes: Processes::of(members),
             latest: HashMap::new(),
             latest_at: None,
@@ -102,65 +99,8 @@ impl Meter {
     }
 
     fn of_sample(&mut self, sample: &Sample, now: Instant) -> TaskResourceUsage {
-        let Sample {
-            user,
-            system,
-            total,
-            throttled_periods,
-            throttled_time,
-            rss,
-            cache,
-            swap,
-            // No field of the protocol takes these (contract, T-4).
-            mapped_file: _,
-            tasks: _,
-            tasks_max: _,
-            io: _,
-            pressure: _,
-            usage,
-            max_usage,
-            kernel_usage,
-            kernel_max_usage,
-        } = *sample;
-        let total = total.or_else(|| Some(user? + system?));
-        let percent = total.map(|total| self.total.percent(total, now));
-        let mut cpu = Measured::default();
-        let cpu = CpuUsage {
-            system_mode: cpu.take(
-                cpu_usage::Fields::SystemMode as i32,
-                system.map(|t| self.system.percent(t, now)),
-            ),
-            user_mode: cpu.take(
-                cpu_usage::Fields::UserMode as i32,
-                user.map(|t| self.user.percent(t, now)),
-            ),
-            total_ticks: cpu.take(
-                cpu_usage::Fields::TotalTicks as i32,
-                percent.map(|p| self.compute.ticks(p)),
-            ),
-            throttled_periods: cpu.take(cpu_usage::Fields::ThrottledPeriods as i32, throttled_periods),
-            throttled_time: cpu.take(
-                cpu_usage::Fields::ThrottledTime as i32,
-                throttled_time.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
-            ),
-            percent: cpu.take(cpu_usage::Fields::Percent as i32, percent),
-            measured_fields: cpu.fields,
-        };
-        let mut memory = Measured::default();
-        let memory = MemoryUsage {
-            rss: memory.take(memory_usage::Fields::Rss as i32, rss),
-            cache: memory.take(memory_usage::Fields::Cache as i32, cache),
-            max_usage: memory.take(memory_usage::Fields::MaxUsage as i32, max_usage),
-            kernel_usage: memory.take(memory_usage::Fields::KernelUsage as i32, kernel_usage),
-            kernel_max_usage: memory.take(memory_usage::Fields::KernelMaxUsage as i32, kernel_max_usage),
-            usage: memory.take(memory_usage::Fields::Usage as i32, usage),
-            swap: memory.take(memory_usage::Fields::Swap as i32, swap),
-            measured_fields: memory.fields,
-        };
-        TaskResourceUsage {
-            cpu: Some(cpu),
-            memory: Some(memory),
-        }
+        let compute = self.compute;
+        self.cpu.usage(sample, now, |percent| compute.ticks(percent))
     }
 
     fn of_processes(&self) -> TaskResourceUsage {
@@ -173,8 +113,8 @@ impl Meter {
             sum.swap += process.swap;
         }
         let mut message = sum.message();
-        if let Some(cpu) = &mut message.cpu {
-            cpu.total_ticks = self.compute.ticks(sum.percent);
+        if let (Some(cpu), Some(ticks)) = (&mut message.cpu, self.compute.ticks(sum.percent)) {
+            cpu.total_ticks = ticks;
             cpu.measured_fields.push(cpu_usage::Fields::TotalTicks as i32);
         }
         message
@@ -204,21 +144,6 @@ fn sample(
         return Ok(Taken::Idle(*last));
     }
     source.sample().map(Taken::Full)
-}
-
-/// Collects which fields were measured: the agent publishes a zero only if it is said to be measured (contract, T-4).
-#[derive(Default)]
-struct Measured {
-    fields: Vec<i32>,
-}
-
-impl Measured {
-    fn take<T: Default>(&mut self, field: i32, value: Option<T>) -> T {
-        if value.is_some() {
-            self.fields.push(field);
-        }
-        value.unwrap_or_default()
-    }
 }
 
 #[cfg(test)]

@@ -225,6 +225,31 @@ mod tests {
     }
 
     #[test]
+    fn the_first_percent_is_zero_and_then_it_is_of_one_core_t5() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut tracker = Tracker::default();
+        for (used, at, percent, why) in [
+            (500, 0, 0.0, "the first"),
+            (1000, 1000, 50.0, "half a core"),
+            (4000, 2000, 300.0, "three cores"),
+            (4000, 3000, 0.0, "nothing was used"),
+            (5000, 3000, 0.0, "no time has passed"),
+            (10, 4000, 0.0, "the counter went back"),
+        ] {
+            assert_eq!(tracker.percent(ms(used), start + ms(at)), percent, "{why}");
+        }
+        let mut unused = Tracker::default();
+        for (used, at, percent) in [(0, 0, 0.0), (900, 1000, 0.0), (1900, 2000, 100.0)] {
+            assert_eq!(
+                unused.percent(ms(used), start + ms(at)),
+                percent,
+                "starts from its first use"
+            );
+        }
+    }
+
+    #[test]
     fn exactly_the_measured_fields_are_named_t4() {
         let sample = Sample {
             total: Some(Duration::from_secs(1)),
