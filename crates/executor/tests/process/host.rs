@@ -192,7 +192,15 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let marker = self.path().to_str().unwrap().to_owned();
-        let left = self.left();
+        // The init of an ended task is killed after the result is told, and may still be on its way out.
+        let mut left = self.left();
+        for _ in 0..100 {
+            if left.is_empty() || std::thread::panicking() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            left = self.left();
+        }
         for _ in 0..50 {
             let pids = pids_holding(&marker);
             if pids.is_empty() {
