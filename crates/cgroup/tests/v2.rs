@@ -26,7 +26,7 @@ fn place() -> Option<Place> {
     match version() {
         Some(Version::V2) => Some(Place::new()),
         other => {
-            println!("nothing to try: this host's cgroup version is {other:?}, not v2 with every controller");
+            println!("does nothing here: this host's cgroup version is {other:?}, not v2 with every controller");
             None
         }
     }
@@ -106,7 +106,7 @@ fn v2_every_limit_has_its_exact_content() {
 fn v2_input_and_output_have_their_limits_and_weight() {
     let Some(place) = place() else { return };
     let Some((major, minor)) = a_disk() else {
-        println!("nothing to try: this host has no block device");
+        println!("does nothing here: this host has no block device");
         return;
     };
     let io = |limit: IoMax| Limits {
