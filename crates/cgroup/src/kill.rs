@@ -37,19 +37,22 @@ impl Rounds {
     }
 
     /// False: there must be another round, and now is the time, after a pause. One is enough if everything stood still. Else a fork that was
-    /// under way when its parent was signalled may show only later, so that nobody must have been found new twice.
+    /// under way when its parent was signalled may show only later, on a busy machine much later, so that nobody must have been found
+    /// new several times, with growing pauses.
     pub(crate) fn are_done(&mut self, stood_still: bool, signalled: usize) -> io::Result<bool> {
         const ROUNDS: u32 = 100;
+        const QUIET_ROUNDS: u32 = 6;
+        const PAUSE: Duration = Duration::from_millis(2);
         self.count += 1;
         self.quiet = if signalled == 0 { self.quiet + 1 } else { 0 };
-        if stood_still || self.quiet == 2 {
+        if stood_still || self.quiet == QUIET_ROUNDS {
             return Ok(true);
         }
         if self.count == ROUNDS {
             let reason = "processes go on appearing in it";
             return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
         }
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(PAUSE * (1 << self.quiet));
         Ok(false)
     }
 }
