@@ -15,7 +15,7 @@ mod output;
 mod output_agent;
 mod output_disk;
 mod output_drain;
-mod output_speed;
+mod output_large;
 mod privileged;
 mod run;
 mod run_options;
