@@ -278,7 +278,7 @@ impl Cgroups {
         let has_io = options.limits.io_weight.is_some() || !options.limits.io_max.is_empty();
         let scope = scope.map(|scope| if has_io { scope.with_io() } else { scope });
         Ok(Cgroups {
-            placement: scope.map(placement).unwrap_or_default(),
+            placement: scope.map(Placement::from).unwrap_or_default(),
             shared,
         })
     }
@@ -294,25 +294,6 @@ fn agents_scope(task: &TaskConfig) -> Result<Option<Scope>, ScopeError> {
 fn cpuset_cgroup(task: &TaskConfig) -> Option<&Path> {
     let path = &task.resources.as_ref()?.linux_resources.as_ref()?.cpuset_cgroup;
     (!path.is_empty()).then(|| Path::new(path))
-}
-
-fn placement(scope: Scope) -> Placement {
-    let Scope {
-        version: _,
-        join,
-        kill,
-        own,
-        shared: _,
-        foreign,
-    } = scope;
-    // The agent's paths came as texts, so nothing is lost.
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    Placement {
-        join: join.into_iter().map(text).collect(),
-        scope: Some(text(kill)),
-        own: own.into_iter().map(text).collect(),
-        foreign,
-    }
 }
 
 #[cfg(test)]
