@@ -20,7 +20,7 @@ use crate::client::{self, Peer};
 /// Before looking again where there is no process to wait for: an executor that starts, adopts or is about to leave.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long an executor may take to answer before its process is watched instead.
-const ANSWER_BOUND: Duration = Duration::from_secs(2);
+const ANSWER_BOUND: Duration = Duration::from_secs(5);
 
 /// `wait`.
 ///
