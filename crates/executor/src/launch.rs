@@ -190,17 +190,6 @@ async fn clone_and_release(
         File::from(preparing("plan", plan.try_clone())?).write_all_at(block, 0),
     )?;
 
-    let watch = scope.as_ref().and_then(watch);
-    let baseline = Baseline {
-        oom_kills: scope
-            .as_ref()
-            .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
-            .unwrap_or(0),
-        forks_refused: watch
-            .as_ref()
-            .and_then(|watch| watch.counters().ok()?.pids_denied)
-            .unwrap_or(0),
-    };
     let init = spawn_init(
         &supervision.init_program,
         &[
@@ -219,6 +208,20 @@ async fn clone_and_release(
         main: None,
     };
     drop((init_report, gate, exit, plan));
+    // While the init comes up. The main process waits behind the gate, so that nothing is counted of it yet.
+    let watch = scope.as_ref().and_then(watch);
+    let baseline = Baseline {
+        oom_kills: scope
+            .as_ref()
+            .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
+            .unwrap_or(0),
+        forks_refused: watch
+            .as_ref()
+            .and_then(|watch| watch.counters().ok()?.pids_denied)
+            .unwrap_or(0),
+    };
+    let streams = [stdout.stream()?, stderr.stream()?].into_iter().flatten().collect();
+    let pump = preparing("starting the pump", Pump::start(streams))?;
     let (pid, main) = cloned(report, dir, &steps).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
@@ -232,8 +235,6 @@ async fn clone_and_release(
         Event::Started | Event::Exited => {}
         Event::NotStarted => return Err(not_started(dir, &steps)),
     }
-    let streams = [stdout.stream()?, stderr.stream()?].into_iter().flatten().collect();
-    let pump = preparing("starting the pump", Pump::start(streams))?;
     let init = unreleased.init.take().expect("it was put there above");
     unreleased.main = None;
     Ok(Launched {
