@@ -41,8 +41,7 @@ pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executo
         let listening = async {
             loop {
                 // Before the first wait, too: what a driver before this one has not passed on.
-                tell_notices(&driver, &facts);
-                if let Some(result) = result(&facts) {
+                if let Some(result) = listen(&driver, &facts) {
                     tokio::time::sleep(LEAVING).await;
                     return Some(result.into());
                 }
@@ -60,21 +59,20 @@ pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executo
     });
 }
 
-fn result(facts: &Facts) -> Option<TaskResult> {
-    SupervisionDir::open(&facts.dir).and_then(|dir| dir.result()).ok()?
-}
-
-fn tell_notices(driver: &Driver, facts: &Facts) -> Notices {
-    match SupervisionDir::open(&facts.dir) {
-        Ok(dir) => notices::pass_on(&driver.events, &facts.name, &dir),
-        // Whoever watches the executor finds out what that means.
-        Err(_) => Notices::default(),
-    }
+/// Passes on what the executor has to say; the result, once it is on disk. Of a folder that cannot be opened, whoever watches the
+/// executor finds out what that means.
+fn listen(driver: &Driver, facts: &Facts) -> Option<TaskResult> {
+    let dir = SupervisionDir::open(&facts.dir).ok()?;
+    notices::pass_on(&driver.events, &facts.name, &dir);
+    dir.result().ok()?
 }
 
 /// Tells what there is to say of an end, before the end itself is told.
 pub fn tell_end(driver: &Driver, facts: &Facts, outcome: &Outcome) {
-    let notices = tell_notices(driver, facts);
+    let notices = SupervisionDir::open(&facts.dir).map_or_else(
+        |_| Notices::default(),
+        |dir| notices::pass_on(&driver.events, &facts.name, &dir),
+    );
     let tell = |message: String, annotations: &[(&str, String)]| driver.events.send(&facts.name, message, annotations);
     // The executor tells it when it begins to end the task; one that died then may not have come to it.
     let was_told = |notice: &Notice| notice.annotations.contains_key(MAX_RUNTIME);
@@ -109,8 +107,9 @@ async fn until_over(
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
+        // On its own, so that an executor whose end is told before it can die is reaped all the same.
         if let Some(pidfd) = executor.take()
-            && let Err(e) = exited(pidfd).await
+            && let Ok(Err(e)) = tokio::spawn(exited(pidfd)).await
         {
             // Without the descriptor the folder is looked at from time to time.
             tracing::warn!(task_id = facts.name.id, error = %e, "cannot watch the executor");

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,6 +74,14 @@ func TestAFrozenLogDiskDelaysNeitherExecNorStopNorWait(t *testing.T) {
 	must.Eq(t, 3, h.wait(task).ExitCode)
 	must.NoError(t, hangs(executors), must.Sprint("the disk let the executor go, and nothing was shown"))
 	freeze(false)
+	eventually(t, "the end of the executor, which the driver has to reap", func() error {
+		for _, executor := range executors {
+			if state := processes.State(executor.Pid); state != "" {
+				return fmt.Errorf("process %d is in state %s", executor.Pid, state)
+			}
+		}
+		return nil
+	})
 	h.destroy(task)
 	must.NoError(t, unix.Access(logs, unix.R_OK))
 }
