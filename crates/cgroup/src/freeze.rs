@@ -7,29 +7,35 @@ use std::time::{Duration, Instant};
 
 use crate::{Version, interface, v1, v2};
 
-/// How long a freeze is waited for.
-const FREEZE_BOUND: Duration = Duration::from_millis(250);
-
-/// The same where everything is to be killed and only forks are to be kept away.
+/// How long a freeze is waited for where everything is to be killed and only forks are to be kept away.
 pub(crate) const FREEZE_BEFORE_KILL: Duration = Duration::from_millis(20);
 
-/// Stops every process in `dir` and in the cgroups below it from running until [`thaw`], and waits, for a quarter of a second at
-/// most, until each has stopped. An error of kind `TimedOut`: one cannot be stopped at the moment, since it waits for a disk, say;
-/// then none is.
-pub fn freeze(dir: &Path, version: Version) -> io::Result<()> {
-    let outcome = match version {
-        Version::V1 => v1::freezer::begin_freeze(dir),
-        Version::V2 => v2::lifecycle::begin_freeze(dir),
-    }
-    .and_then(|()| match until_frozen(FREEZE_BOUND, || frozen(dir, version)) {
+/// Stops every process in `dir` and in the cgroups below it from running until [`thaw`], and waits until each has stopped. An
+/// error of kind `TimedOut`: one does not within `bound`, since it waits for a disk, say; then none is stopped.
+pub fn freeze(dir: &Path, version: Version, bound: Duration) -> io::Result<()> {
+    begin_freeze(dir, version)?;
+    let outcome = match until_frozen(bound, || frozen(dir, version)) {
         Ok(true) => Ok(()),
         Ok(false) => {
             let reason = "not every process could be stopped in time; all run on";
             thawed(dir, version).and(Err(io::Error::new(io::ErrorKind::TimedOut, reason)))
         }
         Err(e) => Err(e),
-    });
-    outcome.map_err(|e| io::Error::new(e.kind(), format!("cannot freeze cgroup {}: {e}", dir.display())))
+    };
+    outcome.map_err(|e| cannot_freeze(dir, &e))
+}
+
+/// The same without waiting: [`is_frozen`] says when it is done.
+pub fn begin_freeze(dir: &Path, version: Version) -> io::Result<()> {
+    match version {
+        Version::V1 => v1::freezer::begin_freeze(dir),
+        Version::V2 => v2::lifecycle::begin_freeze(dir),
+    }
+    .map_err(|e| cannot_freeze(dir, &e))
+}
+
+fn cannot_freeze(dir: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("cannot freeze cgroup {}: {e}", dir.display()))
 }
 
 /// Lets every process in `dir` run again, except in a cgroup below it that was frozen by itself.

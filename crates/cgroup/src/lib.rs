@@ -25,7 +25,7 @@ mod version;
 mod watch;
 mod weight;
 
-pub use freeze::{freeze, is_frozen, thaw};
+pub use freeze::{begin_freeze, freeze, is_frozen, thaw};
 pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
 pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};

@@ -11,7 +11,7 @@ const SCORE: &str = "/proc/self/oom_score_adj";
 /// likelier to be chosen than others (contract, pain 26). It fails in silence: it must not keep a task from being started.
 pub fn protect() {
     for score in [PROTECTED_SCORE, 0] {
-        let is_better = oom_score_adj().is_none_or(|inherited| score == PROTECTED_SCORE || score < inherited);
+        let is_better = score == PROTECTED_SCORE || oom_score_adj().is_none_or(|inherited| score < inherited);
         if is_better && set_oom_score_adj(score) {
             return;
         }

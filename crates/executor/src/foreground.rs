@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::children::Children;
-use crate::launch::Supervision;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -107,7 +106,7 @@ impl Foreground {
         };
         let supervisor = Supervisor {
             dir: dir.try_clone()?,
-            supervision: Supervision { init_program },
+            init_program,
             children,
             sessions,
             commands: queue,

@@ -13,7 +13,9 @@ use std::time::Duration;
 use holdfast_cgroup::{Scope, Watch};
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
-use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names, now_ms};
+use holdfast_record::{
+    OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, milliseconds, names, now_ms,
+};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
 use holdfast_sys::process::PidFd;
@@ -120,18 +122,11 @@ fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Result<T, Lau
     })
 }
 
-/// What a launch needs beside the task.
-#[derive(Debug, Clone, Default)]
-pub struct Supervision {
-    /// The init on disk.
-    pub init_program: PathBuf,
-}
-
-/// Launches.
+/// Launches, with the init of this path.
 pub async fn launch(
     dir: &SupervisionDir,
     spec: executor_v1::TaskSpec,
-    supervision: &Supervision,
+    init_program: &Path,
 ) -> Result<Launched, LaunchError> {
     let mut task = Task::of(spec)?;
     let scope = task::scope_of(&task.plan.placement);
@@ -139,7 +134,7 @@ pub async fn launch(
         scope.make()?;
         task.plan.placement.scope_inode = scope.inode();
     }
-    let launched = clone_and_release(dir, task, scope.clone(), supervision).await;
+    let launched = clone_and_release(dir, task, scope.clone(), init_program).await;
     if launched.is_err()
         && let Some(scope) = scope
     {
@@ -152,7 +147,7 @@ async fn clone_and_release(
     dir: &SupervisionDir,
     task: Task,
     scope: Option<Scope>,
-    supervision: &Supervision,
+    init_program: &Path,
 ) -> Result<Launched, LaunchError> {
     let mut task = task;
     let mut warnings = apply_limits(scope.as_ref(), &task.limits, task.strict_limits)?;
@@ -191,7 +186,7 @@ async fn clone_and_release(
     )?;
 
     let init = spawn_init(
-        &supervision.init_program,
+        init_program,
         &[
             (&plan, fd::PLAN),
             (&stdout.fifo, fd::STDOUT),
@@ -282,10 +277,11 @@ fn record_and_release(
 ) -> Result<(Record, Vec<String>), LaunchError> {
     let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
     // Counted from the release, which comes next.
-    let deadline = task.plan.ending.max_runtime.map(|limit| {
-        let now = u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX);
-        now.saturating_add(limit.limit_ms)
-    });
+    let deadline = task
+        .plan
+        .ending
+        .max_runtime
+        .map(|limit| milliseconds(boottime()).saturating_add(limit.limit_ms));
     let record = Record {
         version: Record::VERSION,
         task_id: task.task_id,

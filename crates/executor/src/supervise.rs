@@ -13,7 +13,6 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
-use crate::launch::Supervision;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -118,7 +117,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     drop(arguments.ready);
     let supervisor = Supervisor {
         dir,
-        supervision: Supervision { init_program },
+        init_program,
         children,
         sessions,
         commands: queue,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_executor::children::Children;
-use holdfast_executor::launch::Supervision;
 use holdfast_executor::service::Service;
 use holdfast_executor::session::Sessions;
 use holdfast_executor::supervisor::{Command, IDLE, Supervisor};
@@ -33,9 +32,7 @@ async fn a_launch_without_a_commit_ends_after_the_bound_and_one_with_it_does_not
         };
         let supervisor = Supervisor {
             dir: dir.try_clone().unwrap(),
-            supervision: Supervision {
-                init_program: holdfast_executor::init_binary::lay_out(state.path()).unwrap(),
-            },
+            init_program: holdfast_executor::init_binary::lay_out(state.path()).unwrap(),
             children: children.clone(),
             sessions: Sessions::default(),
             commands: queue,

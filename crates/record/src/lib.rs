@@ -36,7 +36,7 @@ pub use notices::{Notice, Notices, Told};
 pub use plan::{CredentialsRecord, OutputRecord, Overflow, PlacementRecord, PlanRecord};
 pub use result::{Status, TaskResult};
 pub use state_dir::default_state_dir;
-pub use task_record::{Record, StopRecord};
+pub use task_record::{Record, StopRecord, milliseconds};
 
 /// The version that this crate writes into every record, and the newest that it reads. Fields may be added without
 /// another version; a change of meaning needs one.

@@ -113,6 +113,6 @@ impl StopRecord {
 }
 
 /// As records hold times.
-fn milliseconds(time: Duration) -> u64 {
+pub fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -148,8 +148,8 @@ mod tests {
         for has_kill in [false, place.0.join(KILL).exists()] {
             let inner = place.0.join("exec-1.scope");
             let mut children = [place.run(&place.0, "sleep 600"), place.run(&inner, "sleep 600")];
-            freeze(&inner, crate::Version::V2).unwrap();
-            freeze(&place.0, crate::Version::V2).unwrap();
+            freeze(&inner, crate::Version::V2, std::time::Duration::from_secs(10)).unwrap();
+            freeze(&place.0, crate::Version::V2, std::time::Duration::from_secs(10)).unwrap();
             kill_knowing(&place.0, has_kill).unwrap();
             for child in &mut children {
                 child.wait().unwrap();

@@ -7,10 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use holdfast_cgroup::{SessionScope, enter, freeze, is_frozen, kill, thaw};
-
 use holdfast_sys::readiness::set_nonblocking;
 
 use crate::place::{Place, SIGKILL, eventually, pid, wait_until_empty};
+
+const BOUND: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_frozen_task_stands_still_until_it_is_thawed() {
@@ -26,10 +27,10 @@ fn a_frozen_task_stands_still_until_it_is_thawed() {
             .unwrap();
         enter(&place.scope.join, pid(&child)).unwrap();
         assert!(!is_frozen(dir, version).unwrap());
-        freeze(dir, version).unwrap();
+        freeze(dir, version, BOUND).unwrap();
         // Not soon, but now: the call has waited for it.
         assert!(is_frozen(dir, version).unwrap());
-        freeze(dir, version).unwrap();
+        freeze(dir, version, BOUND).unwrap();
         writeln!(child.stdin.take().unwrap(), "go").unwrap();
         thread::sleep(Duration::from_millis(50));
         assert!(child.try_wait().unwrap().is_none());
@@ -37,7 +38,7 @@ fn a_frozen_task_stands_still_until_it_is_thawed() {
         assert!(!is_frozen(dir, version).unwrap());
         assert_eq!(child.wait().unwrap().code(), Some(8));
         assert!(!is_frozen(&dir.join("no-such-cgroup"), version).unwrap());
-        assert!(freeze(&dir.join("no-such-cgroup"), version).is_err());
+        assert!(freeze(&dir.join("no-such-cgroup"), version, BOUND).is_err());
     }
 }
 
@@ -60,7 +61,7 @@ fn a_task_is_frozen_and_thawed_with_its_sessions() {
         for child in &mut children {
             assert!(eventually(|| written(child) > 0));
         }
-        freeze(dir, version).unwrap();
+        freeze(dir, version, BOUND).unwrap();
         assert!(is_frozen(below, version).unwrap());
         for child in &mut children {
             written(child);
@@ -98,10 +99,10 @@ fn a_frozen_task_dies_with_its_frozen_sessions_when_it_is_killed() {
             enter(session.join(), pid(&inside)).unwrap();
             children.push(inside);
             if number == 1 {
-                freeze(session.dir().unwrap(), version).unwrap();
+                freeze(session.dir().unwrap(), version, BOUND).unwrap();
             }
         }
-        freeze(dir, version).unwrap();
+        freeze(dir, version, BOUND).unwrap();
         kill(dir, version).unwrap();
         for child in &mut children {
             assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL));

@@ -128,7 +128,12 @@ fn killing_the_task_takes_its_sessions_with_it_frozen_ones_too() {
                 let inside = Command::new("sleep").arg("600").spawn().unwrap();
                 enter(session.join(), pid(&inside)).unwrap();
                 if number == 2 {
-                    freeze_cgroup(session.dir().unwrap(), place.scope.version).unwrap();
+                    freeze_cgroup(
+                        session.dir().unwrap(),
+                        place.scope.version,
+                        std::time::Duration::from_secs(10),
+                    )
+                    .unwrap();
                 }
                 inside
             })

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
@@ -10,6 +11,9 @@ use holdfast_wire::executor_v1::FreezeRequest;
 use super::connection::{Reached, orphans_scope, reach};
 use super::known::end_of;
 use super::target::TaskArgument;
+
+/// How long a process may take to stop, as in an executor.
+const FREEZE_BOUND: Duration = Duration::from_secs(10);
 
 /// `freeze`.
 #[derive(Debug, Args)]
@@ -52,12 +56,11 @@ async fn set(task: &TaskArgument, state_dir: &Path, frozen: bool) -> Result<Exit
         // The freezer belongs to the task and not to its executor; whoever adopts it finds it as it is.
         Reached::Orphan(record) => {
             let scope = orphans_scope(&record)?;
-            let change = if frozen {
-                holdfast_cgroup::freeze
+            if frozen {
+                holdfast_cgroup::freeze(&scope.kill, scope.version, FREEZE_BOUND)?;
             } else {
-                holdfast_cgroup::thaw
-            };
-            change(&scope.kill, scope.version)?;
+                holdfast_cgroup::thaw(&scope.kill, scope.version)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -9,7 +9,7 @@ use crate::client;
 use crate::supervisor::of_exit_record;
 
 /// How long an executor may take to say that it is there; it needs a millisecond.
-const ANSWER_BOUND: Duration = Duration::from_secs(5);
+pub const ANSWER_BOUND: Duration = Duration::from_secs(5);
 
 /// Everything that the folder and the executor say.
 #[derive(Debug)]

@@ -12,15 +12,13 @@ use holdfast_wire::executor_v1::{self as wire, WaitRequest, task_result};
 use tokio::io::Interest;
 use tokio::task::JoinSet;
 
-use super::known::{Known, State, end_of};
+use super::known::{ANSWER_BOUND, Known, State, end_of};
 use super::target::{Target, TasksArgument};
 use super::{exit_code, print};
 use crate::client::{self, Peer};
 
 /// Before looking again where there is no process to wait for: an executor that starts, adopts or is about to leave.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long an executor may take to answer before its process is watched instead.
-const ANSWER_BOUND: Duration = Duration::from_secs(5);
 
 /// `wait`.
 ///

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_record::{KillStep, MaxRuntime, StopRecord};
+use holdfast_record::{KillStep, MaxRuntime, StopRecord, milliseconds};
 use holdfast_sys::clock::boottime;
 
 use super::Stop;
@@ -81,11 +81,6 @@ pub fn instant_of(boot: Duration) -> tokio::time::Instant {
 
 fn step_end(now: Duration, step: &KillStep) -> u64 {
     milliseconds(now).saturating_add(step.grace_ms)
-}
-
-/// As records hold times.
-pub fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@
 //! A task is over when its main process is, or, if its job says so, when nothing of it is left.
 
 mod escalation;
+mod freezing;
 mod notices;
 mod oom;
 mod scope_watch;
 mod signals;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,12 +36,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use self::escalation::{Due, instant_of};
+use self::freezing::Freezing;
 use self::notices::Board;
 use self::oom::{Look, OomKills};
 use self::scope_watch::Watch;
 use crate::adopt::Adopted;
 use crate::children::Children;
-use crate::launch::{self, LaunchError, Launched, Supervision};
+use crate::launch::{self, LaunchError, Launched};
 use crate::pump::{self, Pump};
 use crate::session::{Context, Sessions};
 use crate::{children, drain, log, task};
@@ -194,8 +196,8 @@ pub const IDLE: Snapshot = Snapshot {
 pub struct Supervisor {
     /// The folder; its lock is held by the caller.
     pub dir: SupervisionDir,
-    /// What a launch needs.
-    pub supervision: Supervision,
+    /// The init on disk, for a launch.
+    pub init_program: PathBuf,
     /// Reaping.
     pub children: Children,
     /// All sessions.
@@ -223,6 +225,7 @@ struct Living {
     plan: Arc<holdfast_record::PlanRecord>,
     env: Option<Arc<Vec<String>>>,
     frozen: bool,
+    freezing: Option<Freezing>,
     /// When the next step of a stop is due.
     stop_due: Option<Instant>,
     /// When to give up waiting for the killed.
@@ -282,7 +285,7 @@ impl Supervisor {
             };
             match command {
                 Command::Launch(spec, reply) => {
-                    return match launch::launch(&self.dir, *spec, &self.supervision).await {
+                    return match launch::launch(&self.dir, *spec, &self.init_program).await {
                         Ok(launched) => self.launched(launched, reply),
                         Err(e) => {
                             let _ = reply.send(Err(e.into()));
@@ -396,6 +399,7 @@ impl Supervisor {
             events,
             pump,
             frozen: scope.as_deref().is_some_and(is_frozen),
+            freezing: None,
             scope,
             env: env.map(Arc::new),
             dying_until: None,
@@ -490,6 +494,10 @@ impl Supervisor {
                 () = until(living.watch.look_at) => look_for_oom(living),
                 () = until(living.watch.tell_oom_at) => self.tell_oom_kills(living),
                 () = until(living.watch.tell_forks_at) => self.tell_forks(living),
+                () = until(living.freezing.as_ref().map(|freezing| freezing.look_at)) => {
+                    freezing::look(living);
+                    self.tell_again(living);
+                },
                 () = until(living.stop_due) => self.step_of_stop(living),
                 () = until(living.runtime_until) => self.time_out(living),
                 () = until(living.dying_until) => {
@@ -570,8 +578,12 @@ impl Supervisor {
             Command::Signal(signal, target, reply) => {
                 let _ = reply.send(signal_task(living, signal, target));
             }
-            Command::Freeze(frozen, reply) => {
-                let _ = reply.send(freeze(living, frozen));
+            Command::Freeze(true, reply) => {
+                freezing::begin(living, reply);
+                self.tell_again(living);
+            }
+            Command::Freeze(false, reply) => {
+                let _ = reply.send(freezing::thaw(living));
                 self.tell_again(living);
             }
             Command::Update(limits, reply) => {
@@ -680,6 +692,7 @@ impl Supervisor {
         kill_main(living);
         self.kill_others(living);
         living.frozen = false;
+        freezing::give_up(living, "the task is being killed");
         let now = boottime();
         let stop = living
             .record
@@ -747,16 +760,16 @@ impl Supervisor {
             self.end_stragglers(living).await;
         }
         let drained = tokio::time::timeout(DRAIN_BOUND, living.pump.drain()).await;
-        if !leaves && !matches!(drained, Ok(Ok(_))) {
+        let are_left = leaves && has_stragglers(living);
+        if !are_left && !matches!(drained, Ok(Ok(_))) {
             log::line("the last output could not be written in time; it is lost");
         }
-        self.tell_losses(living, leaves);
+        self.tell_losses(living, are_left);
         living.oom.settle(main_oom_killed);
         self.tell_oom_kills(living);
         let started_at_ms = living.record.started_at_ms;
         let mut result = TaskResult::new(status, main_oom_killed, started_at_ms, finished_at_ms);
         result.timed_out = living.record.stop.as_ref().is_some_and(|stop| stop.timed_out);
-        let are_left = leaves && has_stragglers(living);
         if are_left {
             self.hand_over_output(living).await;
         }
@@ -847,37 +860,27 @@ impl Supervisor {
 
     /// Sessions end with the main process, also where what it leaves does not.
     async fn end_sessions(&self, living: &Living) {
-        let until = Instant::now() + STRAGGLER_BOUND;
-        let mut pause = Duration::from_micros(500);
         let list = || {
             let scope = living.scope.as_deref();
             scope.map_or_else(Vec::new, |scope| SessionScope::list(scope).unwrap_or_default())
         };
-        while !self.sessions.have_ended() || list().iter().any(|session| session.populated().unwrap_or(false)) {
+        let is_there =
+            || !self.sessions.have_ended() || list().iter().any(|session| session.populated().unwrap_or(false));
+        let kill = || {
             self.sessions.kill_all();
             for session in list() {
                 let _ = session.kill();
             }
-            if Instant::now() >= until {
-                log::line("sessions are still there after they were killed");
-                return;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
+        };
+        if !kill_until_gone(is_there, kill).await {
+            log::line("sessions are still there after they were killed");
         }
     }
 
     async fn end_stragglers(&self, living: &Living) {
-        let until = Instant::now() + STRAGGLER_BOUND;
-        let mut pause = Duration::from_micros(500);
-        while has_stragglers(living) || !self.sessions.have_ended() {
-            self.kill_others(living);
-            if Instant::now() >= until {
-                log::line("processes that the main process left are still there after they were killed");
-                return;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
+        let is_there = || has_stragglers(living) || !self.sessions.have_ended();
+        if !kill_until_gone(is_there, || self.kill_others(living)).await {
+            log::line("processes that the main process left are still there after they were killed");
         }
     }
 
@@ -900,6 +903,21 @@ impl Supervisor {
             log::line(&e.to_string());
         }
     }
+}
+
+/// Kills again and again, since the killed may have forked; false if somebody is there after the bound.
+async fn kill_until_gone(is_there: impl Fn() -> bool, kill: impl Fn()) -> bool {
+    let until = Instant::now() + STRAGGLER_BOUND;
+    let mut pause = Duration::from_micros(500);
+    while is_there() {
+        kill();
+        if Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    true
 }
 
 fn look_for_oom(living: &mut Living) {
@@ -941,25 +959,10 @@ fn kill_main(living: &mut Living) {
     }
 }
 
-fn freeze(living: &mut Living, frozen: bool) -> Result<(), Refusal> {
-    let scope = own_scope(living).ok_or(Refusal::NoCgroup("frozen"))?;
-    let change = if frozen {
-        if living.dying_until.is_some() {
-            return Err(Refusal::Dying);
-        }
-        holdfast_cgroup::freeze
-    } else {
-        holdfast_cgroup::thaw
-    };
-    change(&scope.kill, scope.version).map_err(|e| Refusal::Freezer(e.to_string()))?;
-    living.frozen = frozen;
-    Ok(())
-}
-
 /// Before a signal that is to be obeyed; whoever froze it.
 fn thaw(living: &mut Living) {
-    if own_scope(living).is_some_and(is_frozen)
-        && let Err(e) = freeze(living, false)
+    if (living.freezing.is_some() || own_scope(living).is_some_and(is_frozen))
+        && let Err(e) = freezing::thaw(living)
     {
         log::line(&e.to_string());
     }
