@@ -71,7 +71,7 @@ impl Driver {
     /// Why no task may be started, in the built-in's words.
     pub fn refusal(&self) -> Option<String> {
         match self.name.profile() {
-            Profile::Isolated => Some(not_built(self.name)),
+            Profile::Exec | Profile::Holdfast => Some(not_built(self.name)),
             Profile::Raw if !self.settings().options.enabled => Some(format!("{} is disabled", self.name)),
             Profile::Raw => None,
         }
@@ -142,7 +142,7 @@ impl Driver {
 
     fn refusal_of(&self, settings: &Settings) -> Option<&'static str> {
         match self.name.profile() {
-            Profile::Isolated => Some("not built"),
+            Profile::Exec | Profile::Holdfast => Some("not built"),
             Profile::Raw => (!settings.options.enabled).then_some("disabled"),
         }
     }

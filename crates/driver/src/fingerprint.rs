@@ -104,7 +104,7 @@ fn cgroup_attributes(support: Option<Support>) -> Vec<(&'static str, Attribute)>
 
 fn health(driver: &Driver) -> (HealthState, String) {
     let settings = driver.settings();
-    if driver.name().profile() == Profile::Isolated {
+    if driver.name().profile() != Profile::Raw {
         return (HealthState::Undetected, not_built(driver.name()));
     }
     if !settings.options.enabled {

@@ -208,6 +208,7 @@ fn asked(
         ending,
         max_sessions: max_exec_sessions,
         ceilings: settings.options.ceilings.clone(),
+        isolation: holdfast_sandbox::isolation::IsolationOptions::default(),
     })
 }
 

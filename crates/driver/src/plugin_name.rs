@@ -23,8 +23,10 @@ pub enum PluginName {
 pub enum Profile {
     /// The host's file system and users, as the built-in `raw_exec`.
     Raw,
-    /// Namespaces and a root of its own. Not built yet: such a plugin is undetected and starts nothing.
-    Isolated,
+    /// A root that the agent fills, and namespaces, as the built-in `exec`.
+    Exec,
+    /// A view of the host, a folder or an image as its root, and namespaces.
+    Holdfast,
 }
 
 /// A name that is none of the plugin's.
@@ -55,7 +57,8 @@ impl PluginName {
     pub fn profile(self) -> Profile {
         match self {
             PluginName::RawExec | PluginName::HoldfastRaw => Profile::Raw,
-            PluginName::Exec | PluginName::Holdfast => Profile::Isolated,
+            PluginName::Exec => Profile::Exec,
+            PluginName::Holdfast => Profile::Holdfast,
         }
     }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use holdfast_cgroup::{CpuQuota, MemoryMax, PidsMax, Scope};
 use holdfast_record::{
-    Attributes, CredentialsRecord, Ending, ExitType, Extra, IoPriority, KillStep, KillTarget, MaxRuntime, OutputRecord,
-    Overflow, PlacementRecord, PlanRecord, Rlimit, Stragglers,
+    Attributes, CredentialsRecord, Ending, ExitType, Extra, IoPriority, Isolation, KillStep, KillTarget, MaxRuntime,
+    OutputRecord, Overflow, PlacementRecord, PlanRecord, Rlimit, Stragglers,
 };
 use holdfast_sys::spawn::{Code, Failure, Steps};
 use holdfast_wire::executor_v1::{self, Credentials, IoMax, Limits, Output, Placement, RotatedFiles, TaskSpec, output};
@@ -48,6 +48,9 @@ pub enum TaskError {
         /// Its value.
         path: String,
     },
+    /// Not what a driver of any version sends.
+    #[error("the isolation that was asked for cannot be read: {0}")]
+    Isolation(#[from] serde_json::Error),
 }
 
 impl Task {
@@ -76,6 +79,7 @@ impl Task {
             ending,
             max_sessions,
             strict_limits,
+            isolation,
         } = spec;
         if task_id.is_empty() {
             return Err(TaskError::Missing("an id"));
@@ -106,6 +110,7 @@ impl Task {
             },
             ending: ending.map(ending_of).unwrap_or_default(),
             max_sessions,
+            isolation: isolation_of(&isolation)?,
             extra: Extra::new(),
         };
         Ok(Self {
@@ -118,6 +123,13 @@ impl Task {
             limits: limits.map(limits_of).unwrap_or_default(),
             strict_limits,
         })
+    }
+}
+
+fn isolation_of(json: &[u8]) -> Result<Isolation, serde_json::Error> {
+    match json {
+        [] => Ok(Isolation::default()),
+        json => serde_json::from_slice(json),
     }
 }
 

@@ -16,6 +16,7 @@ mod find;
 mod handle;
 mod identity;
 mod intent;
+mod isolation;
 mod notices;
 mod plan;
 mod result;
@@ -32,6 +33,10 @@ pub use handle::{HANDLE_VERSION, HandleError, HandleState};
 pub use holdfast_init::exit::ExitRecord;
 pub use identity::ProcessIdentity;
 pub use intent::Intent;
+pub use isolation::{
+    CapabilitySets, Confinement, DeviceRule, Entry, Isolation, MountFlags, Namespaces, Propagation, Root, RootBase,
+    SeccompProfile, Unveiled, UserNamespace, What,
+};
 pub use notices::{Notice, Notices, Told};
 pub use plan::{CredentialsRecord, OutputRecord, Overflow, PlacementRecord, PlanRecord};
 pub use result::{Status, TaskResult};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attributes, Ending, Extra};
+use crate::{Attributes, Ending, Extra, Isolation};
 
 /// What an adopting executor needs to know of how the main process was started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct PlanRecord {
     /// How many sessions may run at a time; 0: no cap.
     #[serde(default)]
     pub max_sessions: u32,
+    /// How it is kept apart from the host.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// Fields of newer writers.
     #[serde(flatten)]
     pub extra: Extra,

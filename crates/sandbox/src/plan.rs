@@ -8,12 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use holdfast_cgroup::{Limits, Scope};
-use holdfast_record::{Attributes, Ending, ExitType, KillTarget};
+use holdfast_record::{Attributes, Ending, ExitType, Isolation, KillTarget};
 use thiserror::Error;
 
 use crate::ceilings::{CeilingError, Ceilings};
 use crate::command::{self, CommandError};
 use crate::environment::{Arguments, Environment, EnvironmentError};
+use crate::isolation::IsolationOptions;
 use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
 use crate::output::{LogCollection, OutputError, Sink, Stream};
 use crate::privileges::{Privileges, PrivilegesError};
@@ -220,6 +221,8 @@ pub struct TaskOptions {
     pub max_sessions: u32,
     /// How far the job may go.
     pub ceilings: Ceilings,
+    /// What is not shared with the host.
+    pub isolation: IsolationOptions,
 }
 
 /// What an executor is to do, with nothing left to look up. `Display` and `Debug` show no argument and no variable,
@@ -262,6 +265,8 @@ pub struct TaskPlan {
     pub ending: Ending,
     /// How many sessions may run at a time; 0: no cap.
     pub max_sessions: u32,
+    /// What is not shared with the host.
+    pub isolation: Isolation,
     /// What the job asked for and does not get, each in one line; empty where limits are strict.
     pub warnings: Vec<String>,
     /// Whom permissions were checked for: `credentials`, or whoever planned.
@@ -306,6 +311,7 @@ impl TaskPlan {
             ending,
             max_sessions,
             ceilings,
+            isolation: _,
         } = options;
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
 
@@ -417,6 +423,7 @@ impl TaskPlan {
             attributes,
             ending,
             max_sessions,
+            isolation: Isolation::default(),
             warnings,
             runs_as,
         })

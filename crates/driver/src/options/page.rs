@@ -68,7 +68,7 @@ fn default(row: &Row) -> String {
 
 fn drivers(profiles: &[Profile]) -> String {
     match profiles {
-        [Profile::Raw, Profile::Isolated] => "all".to_owned(),
+        [Profile::Raw, Profile::Exec, Profile::Holdfast] => "all".to_owned(),
         some => PluginName::ALL
             .into_iter()
             .filter(|name| some.contains(&name.profile()))

@@ -90,7 +90,7 @@ pub struct Row {
 }
 
 const RAW: &[Profile] = &[Profile::Raw];
-const ALL: &[Profile] = &[Profile::Raw, Profile::Isolated];
+const ALL: &[Profile] = &[Profile::Raw, Profile::Exec, Profile::Holdfast];
 
 const fn plugin(name: &'static str, kind: Kind, doc: &'static str) -> Row {
     Row {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_record::{
-    Attributes, CredentialsRecord, Ending, ExitType, IoPriority, KillStep, KillTarget, Notice, OutputRecord, Overflow,
-    PlanRecord, ProcessIdentity, Record, Rlimit, Stragglers, now_ms,
+    Attributes, CredentialsRecord, Ending, ExitType, IoPriority, Isolation, KillStep, KillTarget, Namespaces, Notice,
+    OutputRecord, Overflow, PlanRecord, ProcessIdentity, Record, Rlimit, Root, RootBase, Stragglers, now_ms,
 };
 use holdfast_sys::clock::boottime;
 use serde::Serialize;
@@ -185,6 +185,7 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
         attributes,
         ending,
         max_sessions,
+        isolation,
         extra: _,
     } = &record.plan;
     lines.push(("Started", when(record.started_at_ms)));
@@ -218,6 +219,7 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
     if let Some(path) = network_namespace {
         lines.push(("Network", path.clone()));
     }
+    isolation_lines(isolation, &mut *lines);
     // Pids of another boot are strangers'.
     let is_current = holdfast_record::boot_id().is_ok_and(|boot| boot == record.boot_id);
     let process = |identity: &ProcessIdentity| match is_current && lives(identity) {
@@ -232,6 +234,42 @@ fn recorded(record: &Record, state: &State, lines: &mut Vec<Line>) {
             "Committed",
             "no: whoever launched it has not answered for it yet".to_owned(),
         ));
+    }
+}
+
+/// What is not shared with the host.
+fn isolation_lines(isolation: &Isolation, lines: &mut Vec<Line>) {
+    if let Some(Root { base, .. }) = &isolation.root {
+        lines.push((
+            "Root",
+            match base {
+                RootBase::Directory(path) => path.display().to_string(),
+                RootBase::Empty => "a view of its own".to_owned(),
+                RootBase::Overlay(layers) => format!("an overlay of {} folders", layers.len()),
+            },
+        ));
+    }
+    let Namespaces {
+        mount,
+        pid,
+        ipc,
+        uts,
+        cgroup,
+        user,
+    } = isolation.namespaces;
+    let own: Vec<&str> = [
+        (mount, "mount"),
+        (pid, "pid"),
+        (ipc, "ipc"),
+        (uts, "uts"),
+        (cgroup, "cgroup"),
+        (user.is_some(), "user"),
+    ]
+    .into_iter()
+    .filter_map(|(is_own, name)| is_own.then_some(name))
+    .collect();
+    if !own.is_empty() {
+        lines.push(("Namespaces", own.join(", ")));
     }
 }
 

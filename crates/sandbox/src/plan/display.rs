@@ -7,6 +7,8 @@ use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax};
 use holdfast_record::{Attributes, Ending, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Rlimit, Stragglers};
 use holdfast_sys::{limit, signal};
 
+use holdfast_record::Isolation;
+
 use super::{Placement, TaskPlan};
 use crate::attributes::show_rlimit;
 use crate::duration;
@@ -33,6 +35,7 @@ impl fmt::Display for TaskPlan {
             attributes,
             ending,
             max_sessions,
+            isolation,
             warnings,
             runs_as,
         } = self;
@@ -51,6 +54,9 @@ impl fmt::Display for TaskPlan {
             home: _,
             shell: _,
         } = runs_as;
+        if *isolation != Isolation::default() {
+            writeln!(out, "isolation         {}", shown(isolation))?;
+        }
         let inherited = if credentials.is_none() { ", inherited" } else { "" };
         writeln!(
             out,
@@ -285,4 +291,9 @@ fn show_ms(milliseconds: u64) -> String {
 
 fn join(numbers: &[u32]) -> String {
     numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// In the form in which it is recorded; it holds no secrets.
+fn shown(isolation: &Isolation) -> String {
+    serde_json::to_string(isolation).unwrap_or_default()
 }

@@ -38,6 +38,7 @@ impl From<TaskPlan> for wire::TaskSpec {
                 },
             ending,
             max_sessions,
+            isolation,
             warnings: _,
             runs_as: _,
         } = plan;
@@ -68,6 +69,7 @@ impl From<TaskPlan> for wire::TaskSpec {
             ending: Some(wire_ending(ending)),
             max_sessions,
             strict_limits,
+            isolation: serde_json::to_vec(&isolation).unwrap_or_default(),
         }
     }
 }

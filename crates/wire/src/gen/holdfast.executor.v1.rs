@@ -179,6 +179,9 @@ pub struct TaskSpec {
     /// A limit that cannot be applied fails the launch instead of becoming a warning.
     #[prost(bool, tag = "22")]
     pub strict_limits: bool,
+    /// How the task is kept apart from the host, as JSON in the form in which it is recorded. Empty: not at all.
+    #[prost(bytes = "vec", tag = "23")]
+    pub isolation: ::prost::alloc::vec::Vec<u8>,
 }
 /// As in getrlimit(2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
