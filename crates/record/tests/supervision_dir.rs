@@ -95,6 +95,7 @@ fn record() -> Record {
                 }),
             },
             max_sessions: 7,
+            isolation: holdfast_record::Isolation::default(),
             extra: Extra::new(),
         },
         oom_baseline: 3,
