@@ -182,6 +182,8 @@ pub struct TaskOptions {
     pub work_dir: Option<String>,
     /// The task's directory, absolute.
     pub task_dir: String,
+    /// The allocation's directory, absolute, with the shared `alloc` in it. Empty: the parent of the task's.
+    pub alloc_dir: String,
     /// Where the agent would have standard output collected; see [`Sink::derive`].
     pub stdout_path: String,
     /// The same for standard error.
@@ -292,6 +294,7 @@ impl TaskPlan {
             group_add,
             work_dir,
             task_dir,
+            alloc_dir: _,
             stdout_path,
             stderr_path,
             log_collection,
