@@ -16,6 +16,7 @@ use crate::command::{self, CommandError};
 use crate::environment::{Arguments, Environment, EnvironmentError};
 use crate::isolation::IsolationOptions;
 use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
+use crate::network;
 use crate::output::{LogCollection, OutputError, Sink, Stream};
 use crate::privileges::{Privileges, PrivilegesError};
 use crate::reset::{self, AttributeRefusal, Wishes};
@@ -394,8 +395,7 @@ impl TaskPlan {
                 path: path.into(),
                 source,
             };
-            // Followed by the kernel: the links below /proc/PID/ns lead nowhere by their text.
-            std::fs::metadata(path).map_err(failed)?;
+            network::check(Path::new(path)).map_err(failed)?;
         }
         let work_dir = said(work_dir).unwrap_or_else(|| task_dir.clone());
         work_dir::check(Path::new(&work_dir), &runs_as)?;
