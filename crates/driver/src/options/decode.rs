@@ -177,6 +177,18 @@ fn integer(value: &Value) -> Result<i64, String> {
 }
 
 impl Values {
+    /// Whether something stands for it.
+    pub(super) fn is_said(&self, name: &str) -> bool {
+        match self.0.get(name) {
+            None => false,
+            Some(Decoded::Bool(_) | Decoded::Integer(_)) => true,
+            Some(Decoded::Text(text)) => !text.is_empty(),
+            Some(Decoded::Texts(texts)) => !texts.is_empty(),
+            Some(Decoded::Map(map)) => !map.is_empty(),
+            Some(Decoded::Blocks(blocks)) => !blocks.is_empty(),
+        }
+    }
+
     pub(super) fn bool(&self, name: &str) -> bool {
         matches!(self.0.get(name), Some(Decoded::Bool(true)))
     }
