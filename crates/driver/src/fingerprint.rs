@@ -14,7 +14,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::driver::Driver;
-use crate::plugin_name::Profile;
 
 /// Every so often, also when nothing changed (contract, F-1).
 const PERIOD: Duration = Duration::from_secs(30);

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use holdfast_cgroup::MemoryMax;
 use holdfast_record::{Entry, MountFlags, Propagation, SeccompProfile, UserNamespace, What};
+use holdfast_sandbox::capability::{self, CapabilityError, Set};
 use holdfast_sandbox::etc::{Dns, ExtraHost, check_hostname};
 use holdfast_sandbox::isolation::{DeviceOption, IsolationMode, Modes, TmpfsOption};
 use holdfast_sandbox::limits::parse_size;
 
-use super::capabilities::{CapabilityError, CapabilitySet, TaskCapabilities};
 use super::decode::Values;
 use super::host_paths::is_plain;
 use super::plugin::PluginOptions;
@@ -56,6 +56,15 @@ pub struct IsolationOptions {
     pub private_keyring: bool,
     /// `modes:path`, the operator's and the job's; absent: all files.
     pub unveil: Option<Vec<String>>,
+}
+
+/// What a job may have of capabilities.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TaskCapabilities {
+    /// Of what the operator allows, with what the job adds and drops.
+    pub calculated: Set,
+    /// What the job adds.
+    pub added: Set,
 }
 
 /// What a job wants to see as `/`.
@@ -186,17 +195,16 @@ fn modes(
 
 fn capabilities(values: &mut Values, policy: &IsolationPolicy) -> Result<Option<TaskCapabilities>, InvalidTaskOptions> {
     let (add, drop) = (values.texts("cap_add"), values.texts("cap_drop"));
-    let Some(allow) = policy.allow_caps else {
+    let Some(allow) = &policy.allow_caps else {
         return Ok(None);
     };
-    let add = CapabilitySet::parse("cap_add", &add).map_err(InvalidTaskOptions::value)?;
-    let drop = CapabilitySet::parse("cap_drop", &drop).map_err(InvalidTaskOptions::value)?;
-    match TaskCapabilities::of(allow, add, drop) {
-        Ok(capabilities) => Ok(Some(capabilities)),
+    let calculated = capability::calculate(allow, &add, &drop).map_err(|e| match e {
         // The built-in finds it after its validation, and says nothing before it.
-        Err(e @ CapabilityError::NotAllowed(_)) => Err(InvalidTaskOptions::Plain(e.to_string())),
-        Err(e) => Err(InvalidTaskOptions::value(e)),
-    }
+        CapabilityError::NotAllowed(_) => InvalidTaskOptions::Plain(e.to_string()),
+        e => InvalidTaskOptions::value(e),
+    })?;
+    let added = capability::parse("cap_add", &add).map_err(InvalidTaskOptions::value)?;
+    Ok(Some(TaskCapabilities { calculated, added }))
 }
 
 fn rootfs(values: &mut Values) -> Result<Rootfs, InvalidTaskOptions> {

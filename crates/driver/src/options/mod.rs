@@ -3,7 +3,6 @@
 //! One table ([`table::OPTIONS`]) yields the schema for the agent ([`spec`]), the decoder ([`decode`]) and the
 //! reference page ([`page`]). [`PluginOptions`] and [`TaskOptions`] are what decoded values mean.
 
-mod capabilities;
 pub mod decode;
 mod host_paths;
 mod isolation;
@@ -17,10 +16,9 @@ mod task;
 mod value;
 mod words;
 
-pub use capabilities::{CapabilitySet, TaskCapabilities};
 pub use decode::DecodeError;
 pub use host_paths::AllowedHostPaths;
-pub use isolation::{IsolationOptions, Rootfs, device_option};
+pub use isolation::{IsolationOptions, Rootfs, TaskCapabilities, device_option};
 pub use limits::HardCpu;
 pub use plugin::{InvalidPluginOptions, PluginOptions};
 pub use policy::{Announced, IsolationPolicy, UnveilPolicy};

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use holdfast_sandbox::capability;
 use holdfast_sandbox::isolation::{IsolationMode, Modes};
 
-use super::capabilities::CapabilitySet;
 use super::decode::Values;
 use super::host_paths::{AllowedHostPaths, UnusablePath, is_plain};
 use super::plugin::InvalidPluginOptions;
@@ -17,8 +17,8 @@ pub struct IsolationPolicy {
     pub no_pivot_root: bool,
     /// Of tasks that do not say.
     pub modes: Modes,
-    /// Which capabilities there are for tasks; `None`: those of the raw profile, which are not touched.
-    pub allow_caps: Option<CapabilitySet>,
+    /// Names of capabilities that tasks may have; `None`: those of the raw profile are not touched.
+    pub allow_caps: Option<Vec<String>>,
     /// Tasks may be root.
     pub allow_root: bool,
     /// Tasks may make every system call.
@@ -76,7 +76,9 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
     let allow_caps = match profile {
         Profile::Raw => None,
         Profile::Exec | Profile::Holdfast => {
-            Some(CapabilitySet::parse("allow_caps", &values.texts("allow_caps")).map_err(built_in)?)
+            let names = values.texts("allow_caps");
+            capability::parse("allow_caps", &names).map_err(built_in)?;
+            Some(names)
         }
     };
     let host_paths = values.texts("host_paths");

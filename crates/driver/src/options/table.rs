@@ -1,5 +1,7 @@
 //! The table of options.
 
+use holdfast_sandbox::capability;
+
 use crate::plugin_name::{PluginName, Profile};
 
 /// Where an option is written.
@@ -143,23 +145,6 @@ impl Row {
         Row { profiles, ..self }
     }
 }
-
-/// What `allow_caps` of the built-in `exec` is (contract, 3.1).
-pub const USUAL_CAPABILITIES: &[&str] = &[
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
 
 /// What the agent copies into a chroot where its `chroot_env` does not say otherwise (client/config/config.go).
 const USUAL_HOST_PATHS: &[&str] = &[
@@ -339,7 +324,7 @@ pub const OPTIONS: &[Row] = &[
         Kind::TextList,
         "Capabilities that tasks may have, with or without `CAP_`; `\"all\"`: every one.",
     )
-    .or(Absent::Texts(USUAL_CAPABILITIES))
+    .or(Absent::Texts(&capability::DEFAULTS))
     .only(ISOLATED),
     plugin(
         "allow_root",
