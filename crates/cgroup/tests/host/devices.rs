@@ -261,6 +261,26 @@ fn on_v1_a_rule_that_the_cgroup_above_does_not_have_is_refused_by_name() {
 }
 
 #[test]
+fn cgroups_that_an_earlier_task_made_and_left_do_not_keep_the_next_from_its_rules() {
+    for place in places() {
+        restrict_devices(&place.scope, &[NULL]).unwrap();
+        let dir = match place.scope.version {
+            Version::V1 => devices_dir(&place.scope),
+            Version::V2 => &place.scope.kill,
+        };
+        fs::create_dir_all(dir.join("engine/container")).unwrap();
+        if place.scope.version == Version::V1 {
+            assert!(
+                fs::write(dir.join("devices.deny"), "a").is_err(),
+                "the kernel minds them"
+            );
+        }
+        restrict_devices(&place.scope, &[ZERO]).unwrap();
+        assert!(!can(&place, READ_NULL) && can(&place, READ_ZERO));
+    }
+}
+
+#[test]
 fn on_v1_a_scope_that_was_not_made_for_rules_is_refused_and_no_other_cgroup_is_touched() {
     let place = Place::new();
     if place.scope.version == Version::V2 {
