@@ -337,6 +337,8 @@ impl Cgroups {
         // Only these tasks pay for one more hierarchy on v1.
         let has_io = options.limits.io_weight.is_some() || !options.limits.io_max.is_empty();
         let scope = scope.map(|scope| if has_io { scope.with_io() } else { scope });
+        let has_devices = profile != Profile::Raw || !options.isolation.devices.is_empty();
+        let scope = scope.map(|scope| if has_devices { scope.with_devices() } else { scope });
         Ok(Cgroups {
             placement: scope.map(Placement::from).unwrap_or_default(),
             shared,
