@@ -40,6 +40,7 @@ pub mod plan;
 pub mod privileges;
 pub mod reset;
 mod retry;
+pub mod steps;
 pub mod users;
 pub mod work_dir;
 
