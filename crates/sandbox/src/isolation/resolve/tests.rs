@@ -598,7 +598,7 @@ fn a_link_in_the_place_of_the_tasks_own_folder_is_not_followed() {
 fn a_closed_root_is_refused_by_name() {
     let host = host();
     let closed = host.path("volume");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let answer = host.resolve(|options| options.root = RootOption::Layers(vec![closed.clone()]));
     // Root reads everything.
     if !nix::unistd::geteuid().is_root() {
