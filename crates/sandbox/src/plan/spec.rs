@@ -20,6 +20,7 @@ impl From<TaskPlan> for wire::TaskSpec {
             command,
             args,
             environment,
+            additions: _,
             work_dir,
             credentials,
             stdout,
