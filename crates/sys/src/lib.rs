@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod clock;
 pub mod file;
 pub mod limit;
+pub mod network;
 pub mod process;
 pub mod readiness;
 pub mod signal;
