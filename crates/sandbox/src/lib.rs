@@ -40,6 +40,8 @@ pub mod plan;
 pub mod privileges;
 pub mod reset;
 mod retry;
+pub mod seccomp;
+pub mod unveil;
 pub mod users;
 pub mod work_dir;
 

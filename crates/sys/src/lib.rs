@@ -3,9 +3,11 @@
 
 pub mod clock;
 pub mod file;
+pub mod landlock;
 pub mod limit;
 pub mod process;
 pub mod readiness;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
