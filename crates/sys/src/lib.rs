@@ -4,10 +4,12 @@
 pub mod bpf;
 pub mod clock;
 pub mod file;
+pub mod landlock;
 pub mod limit;
 pub mod network;
 pub mod process;
 pub mod readiness;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
