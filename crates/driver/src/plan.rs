@@ -186,6 +186,7 @@ fn asked(
         group_add,
         work_dir,
         task_dir: task_dir(task),
+        alloc_dir: task.alloc_dir.clone(),
         stdout_path: task.stdout_path.clone(),
         stderr_path: task.stderr_path.clone(),
         log_collection: match collector {

@@ -30,7 +30,7 @@ use crate::failure::{Failure, with_recoverable};
 use crate::options::table::Place;
 use crate::options::{LogCollector, spec};
 use crate::table::{Facts, Outcome, Phase};
-use crate::{fingerprint, owner, recover, start, stats};
+use crate::{fingerprint, network, owner, recover, start, stats};
 
 /// The service.
 #[derive(Debug)]
@@ -110,6 +110,7 @@ impl DriverRpc for DriverService {
     async fn start_task(&self, request: Request<StartTaskRequest>) -> Reply<StartTaskResponse> {
         let StartTaskRequest { task } = request.into_inner();
         let task = task.ok_or_else(|| Failure::last("task config cannot be nil"))?;
+        let network_override = network::network_override(&self.0, task.network_isolation_spec.as_ref());
         let (reply, answer) = oneshot::channel();
         let driver = self.0.clone();
         tokio::spawn(async move {
@@ -126,12 +127,12 @@ impl DriverRpc for DriverService {
         let handle = answer
             .await
             .map_err(|_| Failure::last("the driver could not finish the start"))??;
-        // The agent reads the status and the handle only (contract, S-1); a raw task has no network of its own.
+        // The agent reads the status, the handle and the override only (contract, S-1).
         Ok(Response::new(StartTaskResponse {
             result: start_task_response::Result::Success as i32,
             driver_error_msg: String::new(),
             handle: Some(handle),
-            network_override: None,
+            network_override,
         }))
     }
 
@@ -317,16 +318,16 @@ impl DriverRpc for DriverService {
         Ok(Response::new(session::forward(peer, setup, requests)))
     }
 
-    async fn create_network(&self, _: Request<CreateNetworkRequest>) -> Reply<CreateNetworkResponse> {
-        Err(Status::unimplemented(
-            "CreateNetwork: this driver does not create networks, the agent does",
-        ))
+    async fn create_network(&self, request: Request<CreateNetworkRequest>) -> Reply<CreateNetworkResponse> {
+        let (driver, request) = (self.0.clone(), request.into_inner());
+        let created = to_the_end(async move { network::create(&driver, request).await }).await?;
+        Ok(Response::new(created))
     }
 
-    async fn destroy_network(&self, _: Request<DestroyNetworkRequest>) -> Reply<DestroyNetworkResponse> {
-        Err(Status::unimplemented(
-            "DestroyNetwork: this driver does not create networks, the agent does",
-        ))
+    async fn destroy_network(&self, request: Request<DestroyNetworkRequest>) -> Reply<DestroyNetworkResponse> {
+        let (driver, request) = (self.0.clone(), request.into_inner());
+        to_the_end(async move { network::destroy(&driver, request).await }).await?;
+        Ok(Response::new(DestroyNetworkResponse {}))
     }
 }
 
