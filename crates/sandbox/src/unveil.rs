@@ -26,8 +26,9 @@ use thiserror::Error;
 
 pub use landlock::{abi, access_of, handled_access, negotiate, stream_access};
 
-/// What nearly every program needs, all of it only if it is there: programs and shared libraries, the usual devices, its own
-/// processes, names of hosts and users, certificates, and the tables of languages, times and terminals.
+/// What nearly every program needs, all of it only if it is there: programs, shared libraries and what belongs to them (languages,
+/// times, terminals), the usual devices, processes, names of hosts and users, and certificates. Not the settings of programs in
+/// `/etc`, which may hold secrets: Debian's Java, for one, needs `r:/etc/java-17-openjdk` from its job.
 pub const DEFAULTS: &[&str] = &[
     "rx:/bin",
     "rx:/sbin",
@@ -44,6 +45,8 @@ pub const DEFAULTS: &[&str] = &[
     "rx:/usr/lib64",
     "rx:/usr/local/lib",
     "rx:/usr/local/lib64",
+    "r:/usr/share",
+    "r:/usr/local/share",
     "r:/etc/ld.so.cache",
     "r:/etc/ld.so.conf",
     "r:/etc/ld.so.conf.d",
@@ -84,18 +87,11 @@ pub const DEFAULTS: &[&str] = &[
     "r:/etc/pki/ca-trust/extracted",
     "r:/etc/crypto-policies",
     "r:/etc/ca-certificates",
-    "r:/usr/share/ca-certificates",
-    "r:/usr/local/share/ca-certificates",
     "r:/etc/localtime",
     "r:/etc/timezone",
-    "r:/usr/share/zoneinfo",
     "r:/etc/locale.alias",
-    "r:/usr/share/locale",
     "r:/etc/terminfo",
-    "r:/usr/share/terminfo",
     "r:/etc/mime.types",
-    "r:/usr/share/mime",
-    "r:/usr/share/crypto-policies",
 ];
 
 /// A word of `unveil` or `unveil_paths` that says nothing, or a kernel that cannot do it.
