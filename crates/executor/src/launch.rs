@@ -14,8 +14,8 @@ use holdfast_cgroup::{Scope, Watch};
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{
-    OutputRecord, PlanRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir, milliseconds,
-    names, now_ms,
+    DeviceRule, OutputRecord, PlanRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir,
+    milliseconds, names, now_ms,
 };
 use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
@@ -88,6 +88,9 @@ pub enum LaunchError {
     /// Limits that must hold do not.
     #[error("limits are strict: {0}")]
     Limits(String),
+    /// Access to device nodes.
+    #[error(transparent)]
+    Devices(io::Error),
     /// A step of the main process failed: step, object, reason.
     #[error("{explanation}")]
     Step {
@@ -109,7 +112,7 @@ impl LaunchError {
             Self::Step { errno, .. } => Some(*errno),
             Self::Init(_) => return true,
             Self::Record(e) => return e.is_transient(),
-            Self::Tree(TreeError::Source { source, .. }) => source.raw_os_error(),
+            Self::Tree(TreeError::Source { source, .. }) | Self::Devices(source) => source.raw_os_error(),
             Self::Task(_) | Self::Scope(_) | Self::Limits(_) | Self::Tree(_) | Self::Confinement(_) => None,
         };
         const PASSING: [i32; 7] = [
@@ -161,6 +164,7 @@ async fn clone_and_release(
 ) -> Result<Launched, LaunchError> {
     let mut task = task;
     let mut warnings = apply_limits(scope.as_ref(), &task.limits, task.strict_limits)?;
+    restrict_devices(scope.as_ref(), task.plan.isolation.devices.as_deref())?;
     warnings.extend(task::reach(&mut task.plan));
     let owner = task
         .plan
@@ -374,6 +378,39 @@ fn apply_limits(
         log::line(refusal);
     }
     Ok(refusals)
+}
+
+/// Before the first process is in the cgroup.
+fn restrict_devices(scope: Option<&Scope>, rules: Option<&[DeviceRule]>) -> Result<(), LaunchError> {
+    let Some(scope) = scope else { return Ok(()) };
+    let done = match rules {
+        // Of an earlier start of the task; a foreign scope has none of ours.
+        None => holdfast_cgroup::unrestrict_devices(scope),
+        Some(rules) => {
+            let rules: Vec<_> = rules.iter().copied().map(device_rule).collect();
+            holdfast_cgroup::restrict_devices(scope, &rules)
+        }
+    };
+    done.map_err(LaunchError::Devices)
+}
+
+fn device_rule(rule: DeviceRule) -> holdfast_cgroup::DeviceRule {
+    let DeviceRule {
+        is_char,
+        major,
+        minor,
+        read,
+        write,
+        mknod,
+    } = rule;
+    holdfast_cgroup::DeviceRule {
+        is_char,
+        major,
+        minor,
+        read,
+        write,
+        mknod,
+    }
 }
 
 /// One standard stream of the task.

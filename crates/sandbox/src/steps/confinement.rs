@@ -4,6 +4,7 @@ use holdfast_record::{CapabilitySets, Confinement, CredentialsRecord, PlanRecord
 use holdfast_sys::spawn::Steps;
 
 use super::NamedSteps;
+use crate::seccomp::{self, SeccompError};
 
 /// Where the ruleset waits between its making and its use.
 const RULESET: i32 = 62;
@@ -12,8 +13,8 @@ const RULESET: i32 = 62;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfinementError {
     /// The list of system calls.
-    #[error("cannot make the seccomp filter: {0}")]
-    Seccomp(String),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// The kernel.
     #[error("unveil needs Landlock, which this kernel does not have or has switched off")]
     NoLandlock,
@@ -71,7 +72,7 @@ impl NamedSteps {
     /// After everything but exec: from here on it can do no more than its command.
     pub fn last(self, plan: &PlanRecord) -> Result<Self, ConfinementError> {
         let Confinement {
-            capabilities: _,
+            capabilities,
             no_new_privileges,
             seccomp,
             unveil,
@@ -85,8 +86,9 @@ impl NamedSteps {
         if unveil.is_some() {
             named = named.then("", |steps| steps.restrict(RULESET));
         }
-        if seccomp.is_some() {
-            return Err(ConfinementError::Seccomp("not built".to_owned()));
+        if let Some(profile) = seccomp {
+            let filter = seccomp::program(*profile, *capabilities)?;
+            named = named.then("", |steps| steps.filter_calls(&filter));
         }
         Ok(named)
     }
