@@ -123,9 +123,6 @@ pub enum UnveilError {
         /// As it was given.
         word: String,
     },
-    /// `unveil_by_task` is false; exec2's text.
-    #[error("task set unveil paths but driver config does not allow this")]
-    NotAllowed,
     /// Whoever asks for it shall not believe that he has it.
     #[error(
         "unveil cannot be had: this kernel has no Landlock, or it was switched off when the host was booted (lsm=)"
@@ -198,23 +195,9 @@ pub fn own(folder: &Path) -> Unveiled {
     }
 }
 
-/// What a task is restricted to; `None`: neither its operator (`unveil_paths`) nor its job names a path, and it is not.
-///
-/// With `defaults` (`unveil_defaults`) [`DEFAULTS`] and the task's own folders come first, without it there is nothing but what is
-/// named. Where `by_task` (`unveil_by_task`) is false a job may name nothing.
-pub fn settle(
-    defaults: bool,
-    own_folders: &[&Path],
-    operator: &[Unveiled],
-    by_task: bool,
-    job: &[Unveiled],
-) -> Result<Option<Vec<Unveiled>>, UnveilError> {
-    if !job.is_empty() && !by_task {
-        return Err(UnveilError::NotAllowed);
-    }
-    if job.is_empty() && operator.is_empty() {
-        return Ok(None);
-    }
+/// What a task is restricted to by these paths of its operator (`unveil_paths`) and its job (`unveil`). With `defaults`
+/// (`unveil_defaults`) [`DEFAULTS`] and the task's own folders come first; without, there is nothing but what is named.
+pub fn settle(defaults: bool, own_folders: &[&Path], named: &[Unveiled]) -> Result<Vec<Unveiled>, UnveilError> {
     let mut unveiled = Vec::new();
     if defaults {
         for word in DEFAULTS {
@@ -225,9 +208,8 @@ pub fn settle(
         }
         unveiled.extend(own_folders.iter().map(|folder| own(folder)));
     }
-    unveiled.extend_from_slice(operator);
-    unveiled.extend_from_slice(job);
-    Ok(Some(unveiled))
+    unveiled.extend_from_slice(named);
+    Ok(unveiled)
 }
 
 #[cfg(test)]
@@ -328,25 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_restricted_unless_somebody_names_a_path() {
-        let words = |words: &[&str]| parse_all("unveil", words).unwrap();
-        let (alloc, none) = ([Path::new("/alloc")], words(&[]));
-        assert_eq!(settle(true, &alloc, &none, false, &none), Ok(None));
-
-        let settled = settle(true, &alloc, &words(&["r:/opt"]), true, &words(&["rx:/srv"])).unwrap();
-        let settled: Vec<_> = settled.unwrap().iter().map(shown).collect();
-        let (defaults, named) = settled.split_at(DEFAULTS.len());
-        assert_eq!(named, ["?rwxc:/alloc", "r:/opt", "rx:/srv"]);
+    fn defaults_and_the_tasks_own_folders_come_on_top_of_what_is_named_and_may_be_missing() {
+        let named = parse_all("unveil", &["r:/opt", "rx:/srv"]).unwrap();
+        let alloc = [Path::new("/alloc")];
+        let settled: Vec<_> = settle(true, &alloc, &named).unwrap().iter().map(shown).collect();
+        let (defaults, rest) = settled.split_at(DEFAULTS.len());
+        assert_eq!(rest, ["?rwxc:/alloc", "r:/opt", "rx:/srv"]);
         assert!(defaults.iter().all(|word| word.starts_with('?')), "{defaults:?}");
         assert!(defaults.contains(&"?rx:/usr/lib".to_owned()));
-
-        let settled = settle(false, &alloc, &none, true, &words(&["rx:/srv"])).unwrap();
-        assert_eq!(settled, Some(words(&["rx:/srv"])));
-
-        let refused = settle(true, &alloc, &none, false, &words(&["r:/srv"])).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "task set unveil paths but driver config does not allow this"
-        );
+        assert_eq!(settle(false, &alloc, &named), Ok(named));
     }
 }
