@@ -42,6 +42,9 @@ pub mod plan;
 pub mod privileges;
 pub mod reset;
 mod retry;
+pub mod seccomp;
+pub mod steps;
+pub mod unveil;
 pub mod users;
 pub mod work_dir;
 

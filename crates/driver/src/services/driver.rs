@@ -6,12 +6,10 @@ use std::time::Duration;
 use holdfast_executor::client::Peer;
 use holdfast_executor::nomad::session::exit_result;
 use holdfast_wire::executor_v1::{ExecRequest, ExecSetup, FreezeRequest, SignalRequest};
-use holdfast_wire::nomad_driver::driver_capabilities::{FsIsolation, MountConfigs};
 use holdfast_wire::nomad_driver::driver_server::Driver as DriverRpc;
-use holdfast_wire::nomad_driver::network_isolation_spec::NetworkIsolationMode;
 use holdfast_wire::nomad_driver::{
     CapabilitiesRequest, CapabilitiesResponse, CreateNetworkRequest, CreateNetworkResponse, DestroyNetworkRequest,
-    DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse, DriverCapabilities, DriverTaskEvent,
+    DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse, DriverTaskEvent,
     ExecTaskRequest, ExecTaskResponse, ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult,
     FingerprintRequest, FingerprintResponse, InspectTaskRequest, InspectTaskResponse, RecoverTaskRequest,
     RecoverTaskResponse, SignalTaskRequest, SignalTaskResponse, StartTaskRequest, StartTaskResponse, StopTaskRequest,
@@ -23,12 +21,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::session;
+use super::{capabilities, session};
 use crate::driver::Driver;
 use crate::end::{self, Stop};
 use crate::failure::{Failure, with_recoverable};
 use crate::options::table::Place;
-use crate::options::{LogCollector, spec};
+use crate::options::spec;
 use crate::table::{Facts, Outcome, Phase};
 use crate::{fingerprint, network, owner, recover, start, stats};
 
@@ -78,17 +76,7 @@ impl DriverRpc for DriverService {
     }
 
     async fn capabilities(&self, _: Request<CapabilitiesRequest>) -> Reply<CapabilitiesResponse> {
-        // Constant for the life of the plugin (contract, C-1).
-        let capabilities = DriverCapabilities {
-            send_signals: true,
-            exec: true,
-            fs_isolation: FsIsolation::None as i32,
-            network_isolation_modes: vec![NetworkIsolationMode::Host as i32, NetworkIsolationMode::Group as i32],
-            must_create_network: false,
-            mount_configs: MountConfigs::NoMounts as i32,
-            disable_log_collection: self.0.log_collector() == LogCollector::Driver,
-            dynamic_workload_users: false,
-        };
+        let capabilities = capabilities::of(self.0.name().profile(), self.0.settings().options.announced);
         Ok(Response::new(CapabilitiesResponse {
             capabilities: Some(capabilities),
         }))

@@ -9,6 +9,8 @@ use super::*;
 use crate::attributes::parse_ulimit;
 use crate::users::Sources;
 
+mod isolated;
+
 const SECRET: &str = "hunter2";
 const GIB: i64 = 1 << 30;
 
@@ -151,9 +153,11 @@ fn a_plan_becomes_a_task_for_the_executor_with_everything_looked_up() {
         user: "web".into(),
         umask: Some(0o022),
         ending: Some(wire::Ending::default()),
+        isolation: serde_json::to_vec(&Isolation::default()).unwrap(),
         ..wire::TaskSpec::default()
     };
     assert_eq!(spec, expected);
+    assert_eq!(host.plan(|_| ()).unwrap().isolation, Isolation::default());
     let mode = fs::metadata(format!("{top}/alloc/web/local/app"))
         .unwrap()
         .permissions()
