@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::ceilings::{CeilingError, Ceilings};
 use crate::command::{self, CommandError};
 use crate::environment::{Additions, Arguments, Environment, EnvironmentError};
-use crate::isolation::{self, IsolationError, IsolationOptions, Surroundings, View};
+use crate::isolation::{self, IsolationError, IsolationOptions, Resolved, Surroundings, View};
 use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
 use crate::output::{LogCollection, OutputError, Sink, Stream};
 use crate::privileges::{Privileges, PrivilegesError};
@@ -415,7 +415,12 @@ impl TaskPlan {
             runs_as: &runs_as,
             stragglers: ending.stragglers,
         };
-        let (isolation, view) = isolation::resolve(isolation, &around)?;
+        let Resolved {
+            isolation,
+            view,
+            warnings: mut left_out,
+        } = isolation::resolve(isolation, &around)?;
+        warnings.append(&mut left_out);
         let additions = paths.additions(&view, &account, &denied_environment, &runs_as, user.is_some());
         let environment = additions.around(environment);
         environment.check()?;

@@ -326,7 +326,8 @@ fn layers_hide_what_is_below_them() {
     }
     let view = View::of(&isolation(RootBase::Overlay(layers), vec![]));
     assert_eq!(trees.behind(&view, "/link"), Ok("2/dir/middle".into()));
-    assert!(access::walk(&view, Path::new("/root")).unwrap().found.is_of_layer());
+    let origin = |path| access::walk(&view, Path::new(path)).unwrap().found.origin;
+    assert_eq!((origin("/root"), origin("/")), (Origin::Layer, Origin::Layer));
 }
 
 /// What the kernel shows is what is looked at; needs root.
