@@ -150,9 +150,11 @@ pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<R
         building.put("mount", entry)?;
     }
     let Building {
-        isolation, warnings, ..
+        isolation,
+        view,
+        warnings,
+        ..
     } = building;
-    let view = View::of(&isolation);
     Ok(Resolved {
         isolation,
         view,

@@ -691,3 +691,26 @@ fn failures_of_the_moment_are_retryable_s2() {
     };
     assert!(busy.is_retryable());
 }
+
+#[test]
+fn the_view_of_a_plan_is_that_of_its_record() {
+    let host = host();
+    let runs_as = Credentials::numeric(1000, 1000, vec![1000]);
+    let around = Surroundings {
+        task_dir: &host.path("alloc/1/web"),
+        alloc_dir: &host.path("alloc/1"),
+        runs_as: &runs_as,
+        stragglers: Stragglers::Kill,
+    };
+    let options = IsolationOptions {
+        root: RootOption::Host(vec!["/bin".into(), "/etc".into(), "/usr".into()]),
+        devices: vec![device("/dev/zero", "/dev/z")],
+        tmpfs: vec![tmpfs("/cache")],
+        entries: vec![bind(host.path("volume"), "/cache/volume")],
+        ..IsolationOptions::default()
+    };
+    let resolved = resolve(options, &around).unwrap();
+    let text = serde_json::to_string(&resolved.isolation).unwrap();
+    let recorded: Isolation = serde_json::from_str(&text).unwrap();
+    assert_eq!(View::of(&recorded), resolved.view);
+}
