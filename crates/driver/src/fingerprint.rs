@@ -13,8 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::driver::{Driver, not_built};
-use crate::plugin_name::Profile;
+use crate::driver::Driver;
 
 /// Every so often, also when nothing changed (contract, F-1).
 const PERIOD: Duration = Duration::from_secs(30);
@@ -81,6 +80,7 @@ fn cgroup_attributes(support: Option<Support>) -> Vec<(&'static str, Attribute)>
             freeze,
             kill,
             pressure: _,
+            devices: _,
         }) => {
             // The agent's words for `unique.cgroup.version`.
             let version = match version {
@@ -104,9 +104,6 @@ fn cgroup_attributes(support: Option<Support>) -> Vec<(&'static str, Attribute)>
 
 fn health(driver: &Driver) -> (HealthState, String) {
     let settings = driver.settings();
-    if driver.name().profile() != Profile::Raw {
-        return (HealthState::Undetected, not_built(driver.name()));
-    }
     if !settings.options.enabled {
         return (HealthState::Undetected, "disabled".to_owned());
     }
@@ -191,20 +188,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_profile_that_is_not_built_is_undetected_and_says_so() {
-        for name in [PluginName::Exec, PluginName::Holdfast] {
-            let driver = driver(name);
-            let said = fingerprint(&driver);
-            assert_eq!(said.health(), HealthState::Undetected);
-            assert_eq!(
-                said.health_description,
-                format!("the isolated profile of {name} is not built yet")
-            );
-            assert_eq!(driver.refusal(), Some(said.health_description));
-        }
-    }
-
-    #[tokio::test]
     async fn an_enabled_driver_is_healthy_with_its_attribute_f3() {
         let folder = tempfile::tempdir().unwrap();
         let driver = driver(PluginName::RawExec);
@@ -262,6 +245,7 @@ mod tests {
             freeze: true,
             kill: true,
             pressure: true,
+            devices: true,
         };
         let some = told(Some(support));
         assert_eq!(some["version"], attribute::Value::StringVal("v2".to_owned()));
