@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::ceilings::{CeilingError, Ceilings};
 use crate::command::{self, CommandError};
-use crate::environment::{Additions, Arguments, Environment, EnvironmentError};
+use crate::environment::{Arguments, Environment, EnvironmentError};
 use crate::isolation::{self, IsolationError, IsolationOptions, Resolved, Surroundings, View};
 use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
 use crate::network;
@@ -255,8 +255,6 @@ pub struct TaskPlan {
     pub args: Arguments,
     /// All of it.
     pub environment: Environment,
-    /// What of it neither the agent nor the job gave.
-    pub additions: Additions,
     /// Absolute, as the task sees it.
     pub work_dir: String,
     /// Absent: whoever the executor is.
@@ -441,7 +439,6 @@ impl TaskPlan {
             command,
             args,
             environment,
-            additions,
             work_dir,
             credentials,
             stdout,

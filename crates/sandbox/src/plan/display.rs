@@ -24,7 +24,6 @@ impl fmt::Display for TaskPlan {
             command,
             args,
             environment,
-            additions: _,
             work_dir,
             credentials,
             stdout,
