@@ -33,6 +33,8 @@ pub mod command;
 pub mod duration;
 pub mod ending;
 pub mod environment;
+#[cfg(feature = "image")]
+pub mod image;
 pub mod isolation;
 pub mod limits;
 pub mod output;
