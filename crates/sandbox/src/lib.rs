@@ -34,6 +34,8 @@ pub mod duration;
 pub mod ending;
 pub mod environment;
 pub mod etc;
+#[cfg(feature = "image")]
+pub mod image;
 pub mod isolation;
 pub mod limits;
 pub mod network;
