@@ -6,8 +6,10 @@
 //!
 //! Kernel documents: `admin-guide/cgroup-v1/*.rst` and `admin-guide/cgroup-v2.rst`, cited as cgroup-v1 and cgroup-v2.
 
+mod delegation;
 mod directory;
 mod freeze;
+mod host;
 mod interface;
 mod kill;
 mod limits;
@@ -25,7 +27,9 @@ mod version;
 mod watch;
 mod weight;
 
+pub use delegation::{Delegation, NoDelegation, Subtree, Unusable, version_of};
 pub use freeze::{begin_freeze, freeze, is_frozen, thaw};
+pub use host::{AgentsRefusal, HostCgroups, Layout, cgroup_of};
 pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
 pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};

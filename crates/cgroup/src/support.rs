@@ -47,7 +47,7 @@ impl Support {
         }
     }
 
-    fn probe_below(root: &Path, version: Version, release: &str) -> Support {
+    pub(crate) fn probe_below(root: &Path, version: Version, release: &str) -> Support {
         match version {
             Version::V1 => {
                 let has = |name: &str| is_hierarchy(&root.join(name));

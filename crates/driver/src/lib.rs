@@ -9,10 +9,12 @@
 //! | [`recover`], [`takeover`], [`watch`] | finding tasks again, and keeping each under an executor |
 //! | [`end`] | StopTask, DestroyTask, and what a dead driver left |
 //! | [`stats`], [`events`], [`notices`], [`fingerprint`] | what is told without being asked twice |
+//! | [`doctor`] | what a person is told of the host |
 //! | [`services`] | the calls themselves |
 //! | [`executor_binary`] | where executors come from |
 //! | [`plugin`] | the process |
 
+pub mod doctor;
 pub mod driver;
 pub mod end;
 pub mod events;

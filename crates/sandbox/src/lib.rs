@@ -33,6 +33,7 @@ pub mod command;
 pub mod duration;
 pub mod ending;
 pub mod environment;
+pub mod host;
 pub mod isolation;
 pub mod limits;
 pub mod output;

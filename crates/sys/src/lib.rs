@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod file;
 pub mod limit;
+pub mod probe;
 pub mod process;
 pub mod readiness;
 pub mod signal;
