@@ -99,8 +99,8 @@ impl Subtree {
         })
     }
 
-    /// What tasks get here.
-    pub fn support(&self) -> Support {
+    /// What tasks get here; `takes_programs` says whether device rules can be loaded.
+    pub(crate) fn support(&self, takes_programs: fn() -> bool) -> Support {
         let release = interface::read(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_default();
         let has = |controller| self.controllers.contains(&controller);
         Support {
@@ -109,7 +109,7 @@ impl Subtree {
             cpuset: has(Controller::Cpuset),
             pids: has(Controller::Pids),
             io: has(Controller::Io),
-            ..Support::probe_below(&self.shown_by, Version::V2, &release)
+            ..Support::probe_below(&self.shown_by, Version::V2, &release, takes_programs)
         }
     }
 }

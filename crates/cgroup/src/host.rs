@@ -5,10 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access};
-
 use crate::delegation::{Delegation, unified};
-use crate::scope::is_hierarchy;
+use crate::v2::device_access;
 use crate::version::{self, REQUIRED};
 use crate::{ROOT, Support, Version, interface};
 
@@ -56,21 +54,37 @@ pub struct HostCgroups {
     pub support: Option<Support>,
     /// What there is where the agent makes none.
     pub delegation: Delegation,
-    /// Whether v1 has the devices controller, with which it tells who may open which device.
-    pub has_devices_v1: bool,
     /// The cgroup of this process: in the systemd hierarchy where there is one, else on v2, else the first.
     pub own: String,
 }
 
+/// Whose cgroups are looked at, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Vantage<'a> {
+    /// The root of the host's files.
+    pub root: &'a Path,
+    /// The effective user.
+    pub uid: u32,
+    /// Whether that user may write a directory or file.
+    pub may_write: fn(&Path) -> bool,
+    /// Whether that user may load programs that rule access to devices.
+    pub takes_programs: fn() -> bool,
+}
+
+/// Whether this process may load programs that rule access to devices on v2.
+pub fn takes_device_programs() -> bool {
+    device_access::is_possible()
+}
+
 impl HostCgroups {
     /// Looks. Changes nothing.
-    pub fn look() -> HostCgroups {
-        let uid = nix::unistd::geteuid().as_raw();
-        HostCgroups::look_on(Path::new("/"), uid, &|path| access(path, AccessFlags::W_OK).is_ok())
-    }
-
-    /// The same on a host whose root is `host`, for the user `uid`; `may_write` is asked of directories and files.
-    pub fn look_on(host: &Path, uid: u32, may_write: &dyn Fn(&Path) -> bool) -> HostCgroups {
+    pub fn look(from: Vantage<'_>) -> HostCgroups {
+        let Vantage {
+            root: host,
+            uid,
+            may_write,
+            takes_programs,
+        } = from;
         let at = |path: &str| host.join(path.trim_start_matches('/'));
         let mountinfo = fs::read_to_string(at("/proc/self/mountinfo")).unwrap_or_default();
         let membership = fs::read_to_string(at("/proc/self/cgroup")).unwrap_or_default();
@@ -83,10 +97,10 @@ impl HostCgroups {
             (Some(Version::V1), Some(_)) => Layout::Hybrid,
         };
         let agent = agents_version(&mountinfo, &root, uid);
-        let delegation = Delegation::find_on(host, uid == 0, may_write);
+        let delegation = Delegation::find_on(host, uid == 0, &may_write);
         let support = match (&agent, &delegation) {
-            (Ok(version), _) => Some(Support::probe_below(&root, *version, &release)),
-            (Err(_), Delegation::Subtree(subtree)) => Some(subtree.support()),
+            (Ok(version), _) => Some(Support::probe_below(&root, *version, &release, takes_programs)),
+            (Err(_), Delegation::Subtree(subtree)) => Some(subtree.support(takes_programs)),
             (Err(_), Delegation::None(_)) => None,
         };
         HostCgroups {
@@ -94,7 +108,6 @@ impl HostCgroups {
             agent,
             support,
             delegation,
-            has_devices_v1: is_hierarchy(&root.join("devices")),
             own: own(&membership).unwrap_or_default().to_owned(),
         }
     }

@@ -2,11 +2,12 @@
 //!
 //! The agent makes and names the task's cgroups (contract, S-8), so most of this edits directories that exist. Version and paths
 //! follow the rules that the agent uses, because both must mean the same directories. Nothing here caches anything
-//! about the host.
+//! about the host, but that it once took a device program.
 //!
 //! Kernel documents: `admin-guide/cgroup-v1/*.rst` and `admin-guide/cgroup-v2.rst`, cited as cgroup-v1 and cgroup-v2.
 
 mod delegation;
+mod devices;
 mod directory;
 mod freeze;
 mod host;
@@ -28,8 +29,9 @@ mod watch;
 mod weight;
 
 pub use delegation::{Delegation, NoDelegation, Subtree, Unusable, version_of};
+pub use devices::{DeviceError, DeviceRule, restrict_devices, unrestrict_devices};
 pub use freeze::{begin_freeze, freeze, is_frozen, thaw};
-pub use host::{AgentsRefusal, HostCgroups, Layout, cgroup_of};
+pub use host::{AgentsRefusal, HostCgroups, Layout, Vantage, cgroup_of, takes_device_programs};
 pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
 pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};

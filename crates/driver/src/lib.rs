@@ -8,6 +8,7 @@
 //! | [`plan`], [`start`] | StartTask |
 //! | [`recover`], [`takeover`], [`watch`] | finding tasks again, and keeping each under an executor |
 //! | [`end`] | StopTask, DestroyTask, and what a dead driver left |
+//! | [`network`] | CreateNetwork, DestroyNetwork |
 //! | [`stats`], [`events`], [`notices`], [`fingerprint`] | what is told without being asked twice |
 //! | [`doctor`] | what a person is told of the host |
 //! | [`services`] | the calls themselves |
@@ -23,6 +24,7 @@ mod exit;
 pub mod failure;
 pub mod fingerprint;
 mod limits;
+pub mod network;
 pub mod notices;
 mod open_files;
 pub mod options;

@@ -1,17 +1,13 @@
 //! Whether credentials reach a file: the classic permission bits along a path, link by link, as path_resolution(7) has
-//! it.
+//! it, in the tree that the task will see.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use crate::isolation::{FileKind, Found, MAX_LINKS, View, components};
 use crate::users::Credentials;
-
-/// Symbolic links that the kernel follows in one path (path_resolution(7)).
-const MAX_LINKS: u32 = 40;
 
 /// One permission bit of a class in `st_mode` (inode(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,10 +105,10 @@ pub struct Searched {
 /// A file and the way to it.
 #[derive(Debug)]
 pub struct Walk {
-    /// The path without symbolic links.
+    /// The path without symbolic links, as the task sees it.
     pub real_path: PathBuf,
-    /// Of the file.
-    pub metadata: Metadata,
+    /// The file; never a link.
+    pub found: Found,
     /// Every directory on the way, links included, in the order in which the kernel searches them; not the file itself.
     pub searched: Vec<Searched>,
 }
@@ -146,8 +142,9 @@ pub struct Dead {
     pub source: io::Error,
 }
 
-/// Follows an absolute path as the kernel does, with the rights of this process.
-pub fn walk(path: &Path) -> Result<Walk, Dead> {
+/// Follows an absolute path of the task as the kernel will, with the rights of this process. Links stay inside the tree: an absolute
+/// one starts at its root, and nothing is above that.
+pub fn walk(view: &View, path: &Path) -> Result<Walk, Dead> {
     let dead = |component: &Path, source: io::Error| Dead {
         component: component.to_owned(),
         source,
@@ -158,63 +155,54 @@ pub fn walk(path: &Path) -> Result<Walk, Dead> {
             io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path"),
         ));
     }
+    let look = |path: &Path| view.look(path).map_err(|source| dead(path, source));
     let mut real_path = PathBuf::from("/");
-    let mut metadata = fs::symlink_metadata(&real_path).map_err(|source| dead(&real_path, source))?;
+    let mut found = look(&real_path)?;
     let mut searched = Vec::new();
     let mut ahead = components(path);
     let mut links = 0;
     while let Some(name) = ahead.pop_front() {
-        if !metadata.is_dir() {
+        if !found.is_dir() {
             return Err(dead(&real_path, io::Error::from(nix::errno::Errno::ENOTDIR)));
         }
         searched.push(Searched {
             path: real_path.clone(),
-            permissions: Permissions::from(&metadata),
+            permissions: found.permissions,
         });
         if name == ".." {
             real_path.pop();
-            metadata = fs::symlink_metadata(&real_path).map_err(|source| dead(&real_path, source))?;
+            found = look(&real_path)?;
             continue;
         }
         let next = real_path.join(&name);
-        let found = fs::symlink_metadata(&next).map_err(|source| dead(&next, source))?;
-        if !found.is_symlink() {
+        let next_found = look(&next)?;
+        let FileKind::Link(target) = &next_found.kind else {
             real_path = next;
-            metadata = found;
+            found = next_found;
             continue;
-        }
+        };
         links += 1;
         if links > MAX_LINKS {
             return Err(dead(&next, io::Error::from(nix::errno::Errno::ELOOP)));
         }
-        let target = fs::read_link(&next).map_err(|source| dead(&next, source))?;
-        for name in components(&target).into_iter().rev() {
+        for name in components(target).into_iter().rev() {
             ahead.push_front(name);
         }
         if target.is_absolute() {
             real_path = PathBuf::from("/");
-            metadata = fs::symlink_metadata(&real_path).map_err(|source| dead(&real_path, source))?;
+            found = look(&real_path)?;
         }
     }
     Ok(Walk {
         real_path,
-        metadata,
+        found,
         searched,
     })
 }
 
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
@@ -298,9 +286,9 @@ mod tests {
         fs::write(top.join("hidden/deep/file"), "").unwrap();
         symlink("../hidden/deep", top.join("open/relative")).unwrap();
         symlink(top.join("open/relative"), top.join("absolute")).unwrap();
-        let walk = walk(&top.join("absolute/./file")).unwrap();
+        let walk = walk(&View::host(), &top.join("absolute/./file")).unwrap();
         assert_eq!(walk.real_path, top.join("hidden/deep/file"));
-        assert!(walk.metadata.is_file());
+        assert!(walk.found.is_file());
         let searched: Vec<_> = walk.searched.iter().map(|dir| dir.path.clone()).collect();
         for dir in ["", "open", "hidden", "hidden/deep"] {
             assert!(
@@ -324,18 +312,21 @@ mod tests {
             ("dangling", "gone", io::ErrorKind::NotFound),
         ];
         for (path, component, kind) in table {
-            let dead = walk(&top.join(path)).unwrap_err();
+            let dead = walk(&View::host(), &top.join(path)).unwrap_err();
             assert_eq!(
                 (dead.component, dead.source.kind()),
                 (top.join(component), kind),
                 "{path}"
             );
         }
-        let dead = walk(&top.join("loop")).unwrap_err();
+        let dead = walk(&View::host(), &top.join("loop")).unwrap_err();
         assert_eq!(dead.component, top.join("loop"));
         assert_eq!(dead.source.raw_os_error(), Some(nix::errno::Errno::ELOOP as i32));
         assert_eq!(
-            walk(Path::new("relative")).unwrap_err().source.to_string(),
+            walk(&View::host(), Path::new("relative"))
+                .unwrap_err()
+                .source
+                .to_string(),
             "not an absolute path"
         );
     }

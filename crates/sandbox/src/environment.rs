@@ -48,6 +48,11 @@ impl Environment {
             .retain(|name, _| !globs.iter().any(|glob| matches_glob(glob.as_ref(), name)));
     }
 
+    /// The variables in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The value of one variable.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
@@ -109,6 +114,26 @@ impl fmt::Display for Environment {
 impl fmt::Debug for Environment {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, out)
+    }
+}
+
+/// What a plan puts beside the variables that the agent and the job give, and what an adoption, which has only those, must put there
+/// again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Additions {
+    /// Where nobody gave one of that name.
+    pub under: Environment,
+    /// Over whatever was given.
+    pub over: Environment,
+}
+
+impl Additions {
+    /// `given` with the additions.
+    pub fn around(&self, given: Environment) -> Environment {
+        let mut environment = self.under.clone();
+        environment.merge(given);
+        environment.merge(self.over.clone());
+        environment
     }
 }
 
@@ -232,6 +257,18 @@ mod tests {
         assert_eq!(environment.get("B"), Some("2"));
         assert_eq!(environment.len(), 5);
         assert_eq!(environment.into_list(), ["A-B=x", "A=9", "B=2", "C=3=4", "EMPTY="]);
+    }
+
+    #[test]
+    fn additions_give_way_or_win() {
+        let additions = Additions {
+            under: [("PATH", "/bin"), ("HOME", "/")].into_iter().collect(),
+            over: [("USER", "web")].into_iter().collect(),
+        };
+        let given: Environment = [("PATH", "/job"), ("USER", "job"), ("A", "1")].into_iter().collect();
+        let list = additions.around(given).into_list();
+        assert_eq!(list, ["A=1", "HOME=/", "PATH=/job", "USER=web"]);
+        assert_eq!(additions.under.iter().next(), Some(("HOME", "/")));
     }
 
     #[test]

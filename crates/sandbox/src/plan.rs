@@ -1,6 +1,7 @@
 //! From a task's options to everything that an executor needs to know, looked up and checked.
 
 mod display;
+mod paths;
 mod spec;
 
 use std::ffi::OsString;
@@ -13,15 +14,17 @@ use thiserror::Error;
 
 use crate::ceilings::{CeilingError, Ceilings};
 use crate::command::{self, CommandError};
-use crate::environment::{Arguments, Environment, EnvironmentError};
-use crate::isolation::IsolationOptions;
+use crate::environment::{Additions, Arguments, Environment, EnvironmentError};
+use crate::isolation::{self, IsolationError, IsolationOptions, Surroundings, View};
 use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
+use crate::network;
 use crate::output::{LogCollection, OutputError, Sink, Stream};
 use crate::privileges::{Privileges, PrivilegesError};
 use crate::reset::{self, AttributeRefusal, Wishes};
 use crate::retry;
 use crate::users::{Credentials, DeniedIdError, DeniedIds, Resolver, UserError};
 use crate::work_dir::{self, WorkDirError};
+use paths::Paths;
 
 pub use spec::{wire_limits, wire_placement};
 
@@ -55,6 +58,9 @@ pub enum PlanError {
     /// See [`PrivilegesError`].
     #[error(transparent)]
     Privileges(#[from] PrivilegesError),
+    /// See [`IsolationError`].
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
     /// There is nothing that it could be done to.
     #[error("{option} needs a cgroup of the task's own, and it has none")]
     NoScope {
@@ -67,6 +73,9 @@ pub enum PlanError {
     /// Looking for commands needs a place to start from.
     #[error("task directory {0:?} is not an absolute path")]
     TaskDir(String),
+    /// Folders that the task shares with others are below it.
+    #[error("allocation directory {0:?} is not an absolute path")]
+    AllocDir(String),
     /// Outside what proc_pid_oom_score_adj(5) takes.
     #[error("oom_score_adj {0} is not between -1000 and 1000")]
     OomScoreAdj(i64),
@@ -105,6 +114,7 @@ impl PlanError {
             PlanError::Command(error) => error.is_retryable(),
             PlanError::Environment(error) => error.is_retryable(),
             PlanError::Output(error) => error.is_retryable(),
+            PlanError::Isolation(error) => error.is_retryable(),
             PlanError::NetworkNamespace { source, .. } | PlanError::Privileges(PrivilegesError { source, .. }) => {
                 retry::may_pass(source)
             }
@@ -113,6 +123,7 @@ impl PlanError {
             | PlanError::NoScope { .. }
             | PlanError::ForeignLimits
             | PlanError::TaskDir(_)
+            | PlanError::AllocDir(_)
             | PlanError::OomScoreAdj(_)
             | PlanError::Memory { .. }
             | PlanError::CgroupDir(_) => false,
@@ -164,7 +175,7 @@ pub struct TaskOptions {
     pub alloc_id: String,
     /// The task's name in its job.
     pub task_name: String,
-    /// Name or path of the program; see [`command::lookup`].
+    /// Name or path of the program; see [`command::Search`].
     pub command: String,
     /// What follows it in `argv`.
     pub args: Arguments,
@@ -172,16 +183,19 @@ pub struct TaskOptions {
     pub environment: Environment,
     /// Globs of names that are removed: the operator's and the task's `denied_envvars`.
     pub denied_environment: Vec<String>,
-    /// See [`Resolver::resolve`]. Absent or empty: whoever the executor is.
+    /// See [`Resolver::resolve`]. Absent or empty: the user of [`crate::isolation::Account`], else whoever the executor is.
     pub user: Option<String>,
     /// Name or number of the primary group. Absent or empty: the user's. See [`Resolver::identify`].
     pub group: Option<String>,
     /// Names or numbers of groups beside the user's own.
     pub group_add: Vec<String>,
-    /// Absolute. Absent or empty: the task's directory.
+    /// Absolute, as the task sees it. Absent or empty: the task's directory; in a tree of the task's own that of
+    /// [`crate::isolation::Account`], else `/local` if there is one, else `/`.
     pub work_dir: Option<String>,
     /// The task's directory, absolute.
     pub task_dir: String,
+    /// The allocation's directory, absolute, with the shared `alloc` in it. Empty: the parent of the task's.
+    pub alloc_dir: String,
     /// Where the agent would have standard output collected; see [`Sink::derive`].
     pub stdout_path: String,
     /// The same for standard error.
@@ -235,13 +249,15 @@ pub struct TaskPlan {
     pub alloc_id: String,
     /// The task's name in its job.
     pub task_name: String,
-    /// Absolute path of the program; also `argv[0]`.
+    /// Absolute path of the program, as the task sees it; also `argv[0]`.
     pub command: String,
     /// What follows it.
     pub args: Arguments,
     /// All of it.
     pub environment: Environment,
-    /// Absolute.
+    /// What of it neither the agent nor the job gave.
+    pub additions: Additions,
+    /// Absolute, as the task sees it.
     pub work_dir: String,
     /// Absent: whoever the executor is.
     pub credentials: Option<Credentials>,
@@ -292,6 +308,7 @@ impl TaskPlan {
             group_add,
             work_dir,
             task_dir,
+            alloc_dir,
             stdout_path,
             stderr_path,
             log_collection,
@@ -311,12 +328,15 @@ impl TaskPlan {
             ending,
             max_sessions,
             ceilings,
-            isolation: _,
+            isolation,
         } = options;
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
 
         if !Path::new(&task_dir).is_absolute() {
             return Err(PlanError::TaskDir(task_dir));
+        }
+        if !alloc_dir.is_empty() && !Path::new(&alloc_dir).is_absolute() {
+            return Err(PlanError::AllocDir(alloc_dir));
         }
         let oom_score_adj = match i32::try_from(oom_score_adj) {
             Ok(score) if (-1000..=1000).contains(&score) => score,
@@ -360,7 +380,8 @@ impl TaskPlan {
         environment.deny(&denied_environment);
         environment.check()?;
 
-        let (user, group) = (said(user), said(group));
+        let mut account = isolation.account.clone();
+        let (user, group) = (said(user).or(account.user.take()), said(group));
         let is_changed = user.is_some() || group.is_some() || !group_add.is_empty();
         let credentials = is_changed
             .then(|| resolver.identify(user.as_deref(), group.as_deref(), &group_add))
@@ -370,20 +391,6 @@ impl TaskPlan {
             None => resolver.current()?,
         };
         denied.check(&runs_as)?;
-        if let Some(Credentials {
-            uid: _,
-            gid: _,
-            groups: _,
-            name,
-            home,
-            shell: _,
-        }) = credentials.as_ref().filter(|_| user.is_some())
-        {
-            // After the denied ones were removed, and over what the job set: so does the built-in.
-            environment.set("USER", name);
-            environment.set("LOGNAME", name);
-            environment.set("HOME", home);
-        }
 
         let network_namespace = said(network_namespace);
         if let Some(path) = &network_namespace {
@@ -391,18 +398,36 @@ impl TaskPlan {
                 path: path.into(),
                 source,
             };
-            // Followed by the kernel: the links below /proc/PID/ns lead nowhere by their text.
-            std::fs::metadata(path).map_err(failed)?;
+            network::check(Path::new(path)).map_err(failed)?;
         }
-        let work_dir = said(work_dir).unwrap_or_else(|| task_dir.clone());
-        work_dir::check(Path::new(&work_dir), &runs_as)?;
-        let path = command::lookup(Path::new(&task_dir), &command, search_path.as_deref())?;
-        command::check(&path, Path::new(&work_dir), &runs_as)?;
+        let paths = Paths {
+            task_dir: Path::new(&task_dir),
+            alloc_dir: match alloc_dir.as_str() {
+                "" => Path::new(&task_dir).parent().unwrap_or(Path::new("/")),
+                dir => Path::new(dir),
+            },
+            search_path: search_path.as_deref(),
+            tree: (&isolation.root).into(),
+        };
+        let around = Surroundings {
+            task_dir: paths.task_dir,
+            alloc_dir: paths.alloc_dir,
+            runs_as: &runs_as,
+            stragglers: ending.stragglers,
+        };
+        let (isolation, view) = isolation::resolve(isolation, &around)?;
+        let additions = paths.additions(&view, &account, &denied_environment, &runs_as, user.is_some());
+        let environment = additions.around(environment);
+        environment.check()?;
+        let work_dir = said(work_dir).unwrap_or_else(|| paths.default_work_dir(&view, account.work_dir));
+        work_dir::check(&view, Path::new(&work_dir), &runs_as)?;
+        let path = paths.lookup(&view, &command, environment.get("PATH"), &runs_as)?;
+        command::check(&view, &path, Path::new(&work_dir), &runs_as)?;
         let command = path
             .to_str()
             .ok_or_else(|| CommandError::NotUtf8(path.clone()))?
             .to_owned();
-        command::make_executable(&path, Path::new(&task_dir), &runs_as)?;
+        paths.make_executable(&view, &path, &runs_as)?;
 
         Ok(TaskPlan {
             task_id,
@@ -411,6 +436,7 @@ impl TaskPlan {
             command,
             args,
             environment,
+            additions,
             work_dir,
             credentials,
             stdout,
@@ -423,7 +449,7 @@ impl TaskPlan {
             attributes,
             ending,
             max_sessions,
-            isolation: Isolation::default(),
+            isolation,
             warnings,
             runs_as,
         })
@@ -432,9 +458,13 @@ impl TaskPlan {
     /// What to say when the executor was refused (EACCES, ENOENT) at entering the working directory or executing the
     /// command: the closed component, as far as the permission bits show one.
     pub fn explain_refusal(&self) -> Option<PlanError> {
+        let view = View::of(&self.isolation);
         let work_dir = Path::new(&self.work_dir);
-        let entering = work_dir::explain(work_dir, &self.runs_as).map(PlanError::WorkDir);
-        entering.or_else(|| command::explain(Path::new(&self.command), work_dir, &self.runs_as).map(PlanError::Command))
+        let entering = work_dir::explain(&view, work_dir, &self.runs_as).map(PlanError::WorkDir);
+        entering.or_else(|| {
+            let refusal = command::explain(&view, Path::new(&self.command), work_dir, &self.runs_as);
+            refusal.map(PlanError::Command)
+        })
     }
 }
 

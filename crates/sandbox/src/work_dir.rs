@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::access::{self, Access, Permissions, Verdict, Walk};
+use crate::access::{self, Access, Verdict, Walk};
+use crate::isolation::View;
 use crate::retry;
 use crate::users::Credentials;
 
@@ -50,10 +51,10 @@ impl WorkDirError {
     }
 }
 
-/// Checks that `path` is a directory that `credentials` can enter. A component that an access control list may open is
+/// Checks that `path`, as the task sees it, is a directory that `credentials` can enter. A component that an access control list may open is
 /// let pass; [`explain`] names it once the kernel has refused.
-pub fn check(path: &Path, credentials: &Credentials) -> Result<(), WorkDirError> {
-    match unsearchable(path, credentials)? {
+pub fn check(view: &View, path: &Path, credentials: &Credentials) -> Result<(), WorkDirError> {
+    match unsearchable(view, path, credentials)? {
         Some((component, Verdict::Denied)) => Err(refusal(path, component, credentials)),
         Some((_, Verdict::Granted | Verdict::DeniedByMode)) | None => Ok(()),
     }
@@ -61,8 +62,8 @@ pub fn check(path: &Path, credentials: &Credentials) -> Result<(), WorkDirError>
 
 /// What to say when chdir(2) failed with EACCES: the error that names the closed component, if the permission bits show
 /// one.
-pub fn explain(path: &Path, credentials: &Credentials) -> Option<WorkDirError> {
-    match unsearchable(path, credentials) {
+pub fn explain(view: &View, path: &Path, credentials: &Credentials) -> Option<WorkDirError> {
+    match unsearchable(view, path, credentials) {
         Ok(found) => found.map(|(component, _)| refusal(path, component, credentials)),
         Err(error) => Some(error),
     }
@@ -76,16 +77,20 @@ fn refusal(path: &Path, component: PathBuf, credentials: &Credentials) -> WorkDi
     }
 }
 
-fn unsearchable(path: &Path, credentials: &Credentials) -> Result<Option<(PathBuf, Verdict)>, WorkDirError> {
+fn unsearchable(
+    view: &View,
+    path: &Path,
+    credentials: &Credentials,
+) -> Result<Option<(PathBuf, Verdict)>, WorkDirError> {
     if !path.is_absolute() {
         return Err(WorkDirError::Relative);
     }
-    let walk = access::walk(path).map_err(|access::Dead { component, source }| WorkDirError::Lookup {
+    let walk = access::walk(view, path).map_err(|access::Dead { component, source }| WorkDirError::Lookup {
         path: path.to_owned(),
         component,
         source,
     })?;
-    if !walk.metadata.is_dir() {
+    if !walk.found.is_dir() {
         return Err(WorkDirError::NotDirectory(path.to_owned()));
     }
     Ok(closed(&walk, credentials))
@@ -99,7 +104,7 @@ fn closed(walk: &Walk, credentials: &Credentials) -> Option<(PathBuf, Verdict)> 
         return on_the_way;
     }
     // chdir(2) asks for search permission on the directory itself, too.
-    match Permissions::from(&walk.metadata).verdict(credentials, Access::Execute) {
+    match walk.found.permissions.verdict(credentials, Access::Execute) {
         Verdict::Granted => on_the_way,
         Verdict::Denied => Some((walk.real_path.clone(), Verdict::Denied)),
         Verdict::DeniedByMode => on_the_way.or_else(|| Some((walk.real_path.clone(), Verdict::DeniedByMode))),
@@ -123,6 +128,14 @@ mod tests {
             fs::set_permissions(top.join(dir), fs::Permissions::from_mode(*mode)).unwrap();
         }
         (guard, top)
+    }
+
+    fn check(path: &Path, credentials: &Credentials) -> Result<(), WorkDirError> {
+        super::check(&View::host(), path, credentials)
+    }
+
+    fn explain(path: &Path, credentials: &Credentials) -> Option<WorkDirError> {
+        super::explain(&View::host(), path, credentials)
     }
 
     fn stranger() -> Credentials {

@@ -38,15 +38,6 @@ pub fn mount_setattr() -> Answer {
     Answer::of(unsafe { libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, std::ptr::null::<u8>(), 0) })
 }
 
-/// The version of Landlock's interface, landlock_create_ruleset(2) with LANDLOCK_CREATE_RULESET_VERSION; 0: the kernel has none, or
-/// it was switched off at boot, or a filter forbids it.
-pub fn landlock_abi() -> u32 {
-    const VERSION: u32 = 1;
-    // SAFETY: with this flag there is no structure.
-    let answer = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION) };
-    u32::try_from(answer).unwrap_or(0)
-}
-
 /// Whether filters of system calls can be installed: PR_GET_SECCOMP of prctl(2), which is EINVAL in a kernel without.
 pub fn seccomp() -> Answer {
     // SAFETY: plain numbers; the call changes nothing.
@@ -96,7 +87,7 @@ mod tests {
         let before = (field("Seccomp:"), field("NoNewPrivs:"));
         let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let open = descriptors();
-        (seccomp(), keyrings(), bpf(), landlock_abi());
+        (seccomp(), keyrings(), bpf());
         assert_eq!(before, (field("Seccomp:"), field("NoNewPrivs:")));
         assert_eq!(open, descriptors());
     }

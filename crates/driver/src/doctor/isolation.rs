@@ -213,7 +213,7 @@ fn devices(host: &Host) -> Check {
         DeviceRules::Controller => Check::ok(Group::Isolation, "devices", "ruled by the devices controller"),
         DeviceRules::Programs => Check::ok(Group::Isolation, "devices", "ruled by BPF programs on cgroups"),
         DeviceRules::NoController => missing(
-            "there is no devices hierarchy, so that any node that a task has can be opened",
+            "there is no devices hierarchy: any node that a task has can be opened",
             "mount -t cgroup -o devices none /sys/fs/cgroup/devices",
         ),
         DeviceRules::NoPrograms(Answer::Denied) => missing(

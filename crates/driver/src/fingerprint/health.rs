@@ -25,7 +25,7 @@ impl Health {
     pub fn of(driver: &Driver, host: &Host) -> Health {
         let settings = driver.settings();
         let profile = driver.name().profile();
-        if profile == Profile::Raw && !settings.options.enabled {
+        if !settings.options.enabled {
             return Health::undetected("disabled".to_owned());
         }
         if let Err(refusal) = can_run(profile, host) {

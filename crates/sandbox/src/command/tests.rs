@@ -1,4 +1,6 @@
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
 use nix::mount::{MsFlags, mount, umount};
@@ -47,11 +49,21 @@ impl Host {
 
     fn lookup(&self, command: &str) -> Result<PathBuf, String> {
         let search_path = std::env::join_paths([self.path("bin"), self.path("sbin")]).unwrap();
-        lookup(&self.task_dir(), command, Some(&search_path)).map_err(|error| error.to_string())
+        self.search(command, Some(&search_path))
+            .map_err(|error| error.to_string())
+    }
+
+    fn search(&self, command: &str, path: Option<&OsStr>) -> Result<PathBuf, CommandError> {
+        let task_dir = self.task_dir();
+        let search = Search::RawExec {
+            task_dir: &task_dir,
+            path,
+        };
+        lookup(&View::host(), search, command)
     }
 
     fn check(&self, path: &str, credentials: &Credentials) -> Result<(), String> {
-        check(&self.path(path), &self.task_dir(), credentials).map_err(|error| error.to_string())
+        check(&View::host(), &self.path(path), &self.task_dir(), credentials).map_err(|error| error.to_string())
     }
 }
 
@@ -95,8 +107,8 @@ fn the_search_path_yields_only_what_can_be_executed() {
     host.dir("bin/dir", 0o755);
     assert_eq!(host.lookup("dir"), Err("binary \"dir\" could not be found".into()));
     let relative = std::ffi::OsString::from(":.:bin");
-    assert!(lookup(&host.task_dir(), "app", Some(&relative)).is_err());
-    assert!(lookup(&host.task_dir(), "app", None).is_err());
+    assert!(host.search("app", Some(&relative)).is_err());
+    assert!(host.search("app", None).is_err());
 }
 
 #[test]
@@ -180,7 +192,7 @@ fn broken_commands_are_refused_by_name() {
             host.check(path, &nobody()),
             Err(format!("command {top}/{path}{separator}{complaint}"))
         );
-        let error = check(&host.path(path), &host.task_dir(), &nobody()).unwrap_err();
+        let error = check(&View::host(), &host.path(path), &host.task_dir(), &nobody()).unwrap_err();
         assert!(!error.is_retryable(), "{error}");
     }
 }
@@ -242,7 +254,8 @@ fn what_an_access_control_list_may_open_is_left_to_the_kernel_and_explained_afte
     host.dir("group", 0o750);
     let path = host.file("group/app", "", 0o755);
     assert_eq!(host.check("group/app", &nobody()), Ok(()));
-    let explain = |path: &Path| explain(path, &host.task_dir(), &nobody()).map(|error| error.to_string());
+    let explain =
+        |path: &Path| explain(&View::host(), path, &host.task_dir(), &nobody()).map(|error| error.to_string());
     assert_eq!(
         explain(&path),
         Some(format!(
@@ -262,7 +275,8 @@ fn what_an_access_control_list_may_open_is_left_to_the_kernel_and_explained_afte
 fn a_file_system_mounted_noexec_is_named() {
     // Without root nothing can be mounted; there /proc, which every distribution mounts noexec, has to do.
     if !nix::unistd::geteuid().is_root() {
-        let answer = check(Path::new("/proc/version"), Path::new("/"), &me()).map_err(|error| error.to_string());
+        let answer =
+            check(&View::host(), Path::new("/proc/version"), Path::new("/"), &me()).map_err(|error| error.to_string());
         assert_eq!(
             answer,
             Err("command /proc/version: its file system is mounted noexec".into())

@@ -1,6 +1,6 @@
 //! What a task can be held back with.
 
-use holdfast_cgroup::{HostCgroups, Layout};
+use holdfast_cgroup::{HostCgroups, Version};
 use holdfast_sys::probe::Answer;
 
 use super::{Calls, Capability, Privileges};
@@ -63,17 +63,17 @@ const NET_ADMIN: Capability = Capability {
 };
 
 fn devices(calls: &Calls, privileges: &Privileges, cgroups: &HostCgroups) -> DeviceRules {
-    if cgroups.version().is_none() {
+    let Some(support) = &cgroups.support else {
         return DeviceRules::NoCgroups;
-    }
-    match cgroups.layout {
-        Layout::V1 | Layout::Hybrid if cgroups.has_devices_v1 && cgroups.agent.is_ok() => DeviceRules::Controller,
-        Layout::V1 | Layout::Hybrid if cgroups.agent.is_ok() => DeviceRules::NoController,
+    };
+    match support.version {
+        Version::V1 if support.devices => DeviceRules::Controller,
+        Version::V1 => DeviceRules::NoController,
         // bpf(2): CAP_SYS_ADMIN is enough, and since Linux 5.8 so are these two.
-        _ if !(privileges.is_admin() || privileges.has(BPF) && privileges.has(NET_ADMIN)) => DeviceRules::NotAllowed,
-        _ => match calls.bpf {
-            Answer::There => DeviceRules::Programs,
-            no => DeviceRules::NoPrograms(no),
-        },
+        Version::V2 if !(privileges.is_admin() || privileges.has(BPF) && privileges.has(NET_ADMIN)) => {
+            DeviceRules::NotAllowed
+        }
+        Version::V2 if support.devices => DeviceRules::Programs,
+        Version::V2 => DeviceRules::NoPrograms(calls.bpf),
     }
 }

@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use holdfast_cgroup::HostCgroups;
+use holdfast_cgroup::{HostCgroups, Vantage};
 use holdfast_sys::probe::{self, Answer};
 use nix::unistd::{AccessFlags, access};
 
@@ -59,7 +59,7 @@ impl Calls {
             seccomp: probe::seccomp(),
             keyrings: probe::keyrings(),
             bpf: probe::bpf(),
-            landlock_abi: probe::landlock_abi(),
+            landlock_abi: holdfast_sys::landlock::abi().unwrap_or(0),
         }
     }
 }
@@ -69,6 +69,7 @@ impl Calls {
 pub struct Files {
     root: PathBuf,
     may_write: fn(&Path) -> bool,
+    takes_programs: fn() -> bool,
 }
 
 impl Files {
@@ -77,14 +78,16 @@ impl Files {
         Files {
             root: PathBuf::from("/"),
             may_write: |path| access(path, AccessFlags::W_OK).is_ok(),
+            takes_programs: holdfast_cgroup::takes_device_programs,
         }
     }
 
-    /// Of a host whose root is this folder, where `may_write` says what may be written.
+    /// Of a host whose root is this folder, where `may_write` says what may be written, and device rules can be loaded.
     pub fn below(root: &Path, may_write: fn(&Path) -> bool) -> Files {
         Files {
             root: root.to_owned(),
             may_write,
+            takes_programs: || true,
         }
     }
 
@@ -138,7 +141,12 @@ impl Host {
     pub fn look_at(files: &Files, calls: Calls) -> Host {
         let privileges = Privileges::look(files, calls.uid);
         let kernel = Kernel::look(files);
-        let cgroups = HostCgroups::look_on(&files.root, calls.uid, &files.may_write);
+        let cgroups = HostCgroups::look(Vantage {
+            root: &files.root,
+            uid: calls.uid,
+            may_write: files.may_write,
+            takes_programs: files.takes_programs,
+        });
         Host {
             namespaces: Namespaces::look(files, &privileges),
             mounts: MountSupport::look(files, &calls, &kernel),

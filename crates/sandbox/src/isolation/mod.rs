@@ -1,7 +1,18 @@
 //! What a task shares with its host and what not: from options to a [`holdfast_record::Isolation`].
 
+mod accounts;
+mod device;
+mod error;
 mod mode;
 mod options;
+mod overlay;
+mod resolve;
+mod root;
+mod view;
 
+pub use error::{IsolationError, PathFault};
 pub use mode::{IsolationMode, IsolationModeError};
 pub use options::{Account, DeviceOption, IsolationOptions, Modes, RootOption, TmpfsOption};
+pub use resolve::{Surroundings, resolve};
+pub use view::{FileKind, Found, View};
+pub(crate) use view::{MAX_LINKS, components};

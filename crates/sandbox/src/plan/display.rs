@@ -23,6 +23,7 @@ impl fmt::Display for TaskPlan {
             command,
             args,
             environment,
+            additions: _,
             work_dir,
             credentials,
             stdout,
