@@ -340,6 +340,8 @@ impl Cgroups {
         // Only these tasks pay for one more hierarchy on v1.
         let has_io = options.limits.io_weight.is_some() || !options.limits.io_max.is_empty();
         let scope = scope.map(|scope| if has_io { scope.with_io() } else { scope });
+        let has_devices = profile != Profile::Raw || !options.isolation.devices.is_empty();
+        let scope = scope.map(|scope| if has_devices { scope.with_devices() } else { scope });
         let warning = without
             .filter(|_| scope.is_none() && task.resources.is_some())
             .map(|reason| format!("the task has no cgroup, and no limits of memory, CPU and the like: {reason}"));
