@@ -2,10 +2,11 @@
 //!
 //! The agent makes and names the task's cgroups (contract, S-8), so most of this edits directories that exist. Version and paths
 //! follow the rules that the agent uses, because both must mean the same directories. Nothing here caches anything
-//! about the host.
+//! about the host, but that it once took a device program.
 //!
 //! Kernel documents: `admin-guide/cgroup-v1/*.rst` and `admin-guide/cgroup-v2.rst`, cited as cgroup-v1 and cgroup-v2.
 
+mod devices;
 mod directory;
 mod freeze;
 mod interface;
@@ -25,6 +26,7 @@ mod version;
 mod watch;
 mod weight;
 
+pub use devices::{DeviceError, DeviceRule, restrict_devices, unrestrict_devices};
 pub use freeze::{begin_freeze, freeze, is_frozen, thaw};
 pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::v1::cpuset;
+use crate::v1::{cpuset, devices};
 use crate::{ROOT, SessionScope, Version, directory, override_path, shared};
 
 /// The cgroups of one task.
@@ -279,7 +279,22 @@ impl Scope {
         self.with_io_below(Path::new(ROOT))
     }
 
-    pub(crate) fn with_io_below(mut self, root: &Path) -> Scope {
+    pub(crate) fn with_io_below(self, root: &Path) -> Scope {
+        self.with_hierarchy(root, "blkio")
+    }
+
+    /// For a task with rules for devices ([`crate::restrict_devices`]): on v1 these need a directory of ours in the devices
+    /// hierarchy. On v2, in a foreign scope, and where there is no such hierarchy, it changes nothing.
+    pub fn with_devices(self) -> Scope {
+        self.with_devices_below(Path::new(ROOT))
+    }
+
+    pub(crate) fn with_devices_below(self, root: &Path) -> Scope {
+        self.with_hierarchy(root, devices::HIERARCHY)
+    }
+
+    /// With a directory of ours in a v1 hierarchy, unless it is mounted with one in which there is one already.
+    fn with_hierarchy(mut self, root: &Path, controller: &str) -> Scope {
         if self.version == Version::V2 || self.foreign {
             return self;
         }
@@ -289,7 +304,7 @@ impl Scope {
         let mut hierarchies = Hierarchies::default();
         let others: Vec<&str> = AGENT_HIERARCHIES.iter().chain(&OWN_HIERARCHIES).copied().collect();
         hierarchies.add_all(root, &others, &scope);
-        for dir in hierarchies.add_all(root, &["blkio"], &scope) {
+        for dir in hierarchies.add_all(root, &[controller], &scope) {
             if !self.join.contains(&dir) {
                 // The cpuset stays the last.
                 self.join.insert(1, dir.clone());
@@ -682,6 +697,23 @@ mod tests {
         assert_eq!(unified.clone().with_io_below(Path::new("/r")), unified);
         fs::remove_file(root.path().join("blkio/cgroup.procs")).unwrap();
         assert_eq!(plain.clone().with_io_below(root.path()), plain);
+    }
+
+    #[test]
+    fn on_v1_only_a_task_with_rules_for_devices_has_a_directory_for_them() {
+        let root = v1_root(&["freezer", "cpu", "memory", "cpuset", "pids", "devices"], false);
+        let dir = root.path().join("devices/nomad").join(format!("{ALLOC}.web"));
+        let plain = v1(root.path(), "cpuset/nomad/share", "web").unwrap();
+        assert!(!plain.join.contains(&dir));
+        let with_devices = plain.clone().with_devices_below(root.path());
+        assert!(with_devices.join.contains(&dir) && with_devices.own.contains(&dir));
+        assert_eq!(with_devices.join.last(), plain.join.last(), "the cpuset is the last");
+        assert_eq!(with_devices.clone().with_devices_below(root.path()), with_devices);
+
+        let unified = v2("/r/a/x.scope").unwrap();
+        assert_eq!(unified.clone().with_devices_below(Path::new("/r")), unified);
+        fs::remove_file(root.path().join("devices/cgroup.procs")).unwrap();
+        assert_eq!(plain.clone().with_devices_below(root.path()), plain);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use crate::refusal::has_word;
 use crate::scope::is_hierarchy;
+use crate::v1::devices;
+use crate::v2::device_access;
 use crate::{Controller, ROOT, Version, interface, members};
 
 /// Which controllers and operations there are.
@@ -27,13 +29,15 @@ pub struct Support {
     pub kill: bool,
     /// Telling how long a task had to wait for resources.
     pub pressure: bool,
+    /// Restricting which device nodes a task may use: the hierarchy on v1, BPF programs and the capabilities for them on v2.
+    pub devices: bool,
 }
 
 impl Support {
     /// Looks at the host.
     pub fn probe(version: Version) -> Support {
         let release = interface::read(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_default();
-        Support::probe_below(Path::new(ROOT), version, &release)
+        Support::probe_below(Path::new(ROOT), version, &release, device_access::is_possible)
     }
 
     /// True if the host has the controller.
@@ -47,7 +51,7 @@ impl Support {
         }
     }
 
-    fn probe_below(root: &Path, version: Version, release: &str) -> Support {
+    fn probe_below(root: &Path, version: Version, release: &str, takes_programs: fn() -> bool) -> Support {
         match version {
             Version::V1 => {
                 let has = |name: &str| is_hierarchy(&root.join(name));
@@ -61,6 +65,7 @@ impl Support {
                     freeze: has("freezer"),
                     kill: false,
                     pressure: false,
+                    devices: has(devices::HIERARCHY),
                 }
             }
             Version::V2 => {
@@ -88,6 +93,7 @@ impl Support {
                     kill: knows("cgroup.kill", (5, 14)),
                     // The root's file is absent, or cannot be read, where the kernel was told not to account it.
                     pressure: interface::read(&root.join("cpu.pressure")).is_ok(),
+                    devices: takes_programs(),
                 }
             }
         }
@@ -121,6 +127,7 @@ mod tests {
         freeze: false,
         kill: false,
         pressure: false,
+        devices: false,
     };
 
     #[test]
@@ -130,7 +137,7 @@ mod tests {
         fs::write(root.path().join("cpu.pressure"), "some avg10=0.00\n").unwrap();
         fs::create_dir(root.path().join("init.scope")).unwrap();
         fs::write(root.path().join("init.scope/cgroup.freeze"), "0\n").unwrap();
-        let found = Support::probe_below(root.path(), Version::V2, "6.1.0");
+        let found = Support::probe_below(root.path(), Version::V2, "6.1.0", || true);
         let expected = Support {
             cpu: true,
             cpuset: true,
@@ -138,6 +145,7 @@ mod tests {
             io: true,
             freeze: true,
             pressure: true,
+            devices: true,
             ..NOTHING
         };
         assert_eq!(found, expected);
@@ -159,7 +167,7 @@ mod tests {
             ("", false, false),
             ("unknown", false, false),
         ] {
-            let found = Support::probe_below(root.path(), Version::V2, release);
+            let found = Support::probe_below(root.path(), Version::V2, release, || false);
             assert_eq!(
                 found,
                 Support {
@@ -175,7 +183,7 @@ mod tests {
     #[test]
     fn on_v1_a_plain_directory_is_no_hierarchy() {
         let root = tempfile::tempdir().unwrap();
-        for name in ["memory", "freezer"] {
+        for name in ["memory", "devices", "freezer"] {
             fs::create_dir(root.path().join(name)).unwrap();
         }
         fs::write(root.path().join("freezer/cgroup.procs"), "").unwrap();
@@ -184,6 +192,13 @@ mod tests {
             freeze: true,
             ..NOTHING
         };
-        assert_eq!(Support::probe_below(root.path(), Version::V1, "6.1.0"), expected);
+        let found = || Support::probe_below(root.path(), Version::V1, "6.1.0", || true);
+        assert_eq!(found(), expected);
+        fs::write(root.path().join("devices/cgroup.procs"), "").unwrap();
+        let devices = Support {
+            devices: true,
+            ..expected
+        };
+        assert_eq!(found(), devices);
     }
 }

@@ -410,7 +410,7 @@ fn v2_the_host_can_do_what_the_agent_requires() {
         Controller::ALL.into_iter().all(|controller| support.has(controller)),
         "{support:?}"
     );
-    assert!(support.freeze, "{support:?}");
+    assert!(support.freeze && support.devices, "{support:?}");
 }
 
 /// A shell script that begins to run in `join`.

@@ -81,6 +81,7 @@ fn cgroup_attributes(support: Option<Support>) -> Vec<(&'static str, Attribute)>
             freeze,
             kill,
             pressure: _,
+            devices: _,
         }) => {
             // The agent's words for `unique.cgroup.version`.
             let version = match version {
@@ -262,6 +263,7 @@ mod tests {
             freeze: true,
             kill: true,
             pressure: true,
+            devices: true,
         };
         let some = told(Some(support));
         assert_eq!(some["version"], attribute::Value::StringVal("v2".to_owned()));

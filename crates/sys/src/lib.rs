@@ -3,6 +3,7 @@
 
 #[cfg(feature = "attempts")]
 pub mod attempt;
+pub mod bpf;
 pub mod clock;
 pub mod file;
 pub mod limit;

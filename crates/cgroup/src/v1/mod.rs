@@ -4,6 +4,7 @@ pub(crate) mod blkio;
 pub(crate) mod cpu;
 pub(crate) mod cpuacct;
 pub(crate) mod cpuset;
+pub(crate) mod devices;
 pub(crate) mod freezer;
 pub(crate) mod memory;
 pub(crate) mod pids;

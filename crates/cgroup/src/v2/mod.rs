@@ -2,6 +2,8 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cpuset;
+pub(crate) mod device_access;
+pub(crate) mod devices;
 pub(crate) mod io;
 pub(crate) mod lifecycle;
 pub(crate) mod memory;

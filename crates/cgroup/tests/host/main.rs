@@ -1,6 +1,7 @@
 //! Real processes in real cgroups of this host, whichever version it has; what needs no controller is tried on v2 too where v2 is
 //! mounted beside v1. Needs root. Every test has a cgroup parent of its own and removes it.
 
+mod devices;
 mod freeze;
 mod limits;
 mod parent;
