@@ -12,9 +12,9 @@ use crate::events::Events;
 use crate::executor_binary::Missing;
 use crate::notices::NoticeBoard;
 use crate::open_files;
-use crate::options::LogCollector;
+use crate::options::Announced;
 use crate::owner::Tasks;
-use crate::plugin_name::{PluginName, Profile};
+use crate::plugin_name::PluginName;
 use crate::settings::{InvalidSettings, Settings};
 use crate::stats::Sources;
 
@@ -34,7 +34,7 @@ pub struct Driver {
     pub shutdown: Shutdown,
     settings: watch::Sender<Arc<Settings>>,
     executor: Mutex<Option<PathBuf>>,
-    log_collector: OnceLock<LogCollector>,
+    announced: OnceLock<Announced>,
 }
 
 impl Driver {
@@ -47,7 +47,7 @@ impl Driver {
             events: Events::default(),
             notices: NoticeBoard::default(),
             samples: Sources::within(open_files::limit() / 2),
-            log_collector: OnceLock::new(),
+            announced: OnceLock::new(),
             settings: watch::Sender::new(Arc::new(Settings::initial(name)?)),
             executor: Mutex::new(None),
         }))
@@ -70,11 +70,7 @@ impl Driver {
 
     /// Why no task may be started, in the built-in's words.
     pub fn refusal(&self) -> Option<String> {
-        match self.name.profile() {
-            Profile::Exec | Profile::Holdfast => Some(not_built(self.name)),
-            Profile::Raw if !self.settings().options.enabled => Some(format!("{} is disabled", self.name)),
-            Profile::Raw => None,
-        }
+        (!self.settings().options.enabled).then(|| format!("{} is disabled", self.name))
     }
 
     /// Takes new settings. Only those that carry the agent's part make the driver touch the host (contract, P-4), and
@@ -84,15 +80,10 @@ impl Driver {
         if !settings.carries_agent {
             settings.compute = self.settings().compute;
         }
+        self.hold_announced(&mut settings);
         let settings = Arc::new(settings);
         *self.provided() = None;
-        if settings.carries_agent {
-            let asked = settings.options.log_collection;
-            if *self.log_collector.get_or_init(|| asked) != asked {
-                tracing::warn!("log_collection has changed; it takes effect when the plugin is started anew");
-            }
-        }
-        if settings.carries_agent && self.refusal_of(&settings).is_none() {
+        if settings.carries_agent && settings.options.enabled {
             match settings.provide_executor() {
                 Ok(path) => *self.provided() = Some(path),
                 Err(e) => tracing::error!(error = %e, "tasks cannot be started"),
@@ -107,11 +98,20 @@ impl Driver {
         Ok(())
     }
 
-    /// Who collects output. Once the agent is there for good it stays what it is: it decides a capability, which the agent asks
-    /// for once (contract, C-1).
-    pub fn log_collector(&self) -> LogCollector {
-        let announced = self.log_collector.get().copied();
-        announced.unwrap_or_else(|| self.settings().options.log_collection)
+    /// What decides capabilities stays what it was when the agent was there for good: the agent asks for them once (contract, C-1).
+    fn hold_announced(&self, settings: &mut Settings) {
+        let asked = settings.options.announced;
+        let held = match settings.carries_agent {
+            true => Some(self.announced.get_or_init(|| asked)),
+            false => self.announced.get(),
+        };
+        if let Some(held) = held.filter(|held| **held != asked) {
+            tracing::warn!(
+                "log_collection, private_mounts, dynamic_users or create_network has changed; it takes effect when the plugin is \
+                 started anew"
+            );
+            settings.options.announced = *held;
+        }
     }
 
     /// The folder of the supervision directories of this driver's tasks.
@@ -139,16 +139,4 @@ impl Driver {
         // A path is whole or not there, whatever happened to who held the lock.
         self.executor.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn refusal_of(&self, settings: &Settings) -> Option<&'static str> {
-        match self.name.profile() {
-            Profile::Exec | Profile::Holdfast => Some("not built"),
-            Profile::Raw => (!settings.options.enabled).then_some("disabled"),
-        }
-    }
-}
-
-/// What a plugin of the isolated profile says of itself.
-pub fn not_built(name: PluginName) -> String {
-    format!("the isolated profile of {name} is not built yet")
 }

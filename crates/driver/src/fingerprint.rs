@@ -13,8 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::driver::{Driver, not_built};
-use crate::plugin_name::Profile;
+use crate::driver::Driver;
 
 /// Every so often, also when nothing changed (contract, F-1).
 const PERIOD: Duration = Duration::from_secs(30);
@@ -105,9 +104,6 @@ fn cgroup_attributes(support: Option<Support>) -> Vec<(&'static str, Attribute)>
 
 fn health(driver: &Driver) -> (HealthState, String) {
     let settings = driver.settings();
-    if driver.name().profile() != Profile::Raw {
-        return (HealthState::Undetected, not_built(driver.name()));
-    }
     if !settings.options.enabled {
         return (HealthState::Undetected, "disabled".to_owned());
     }
@@ -189,20 +185,6 @@ mod tests {
             assert!(said.attributes.is_empty());
         }
         assert_eq!(driver.refusal().as_deref(), Some("raw_exec is disabled"));
-    }
-
-    #[tokio::test]
-    async fn a_profile_that_is_not_built_is_undetected_and_says_so() {
-        for name in [PluginName::Exec, PluginName::Holdfast] {
-            let driver = driver(name);
-            let said = fingerprint(&driver);
-            assert_eq!(said.health(), HealthState::Undetected);
-            assert_eq!(
-                said.health_description,
-                format!("the isolated profile of {name} is not built yet")
-            );
-            assert_eq!(driver.refusal(), Some(said.health_description));
-        }
     }
 
     #[tokio::test]

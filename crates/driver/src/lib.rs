@@ -8,6 +8,7 @@
 //! | [`plan`], [`start`] | StartTask |
 //! | [`recover`], [`takeover`], [`watch`] | finding tasks again, and keeping each under an executor |
 //! | [`end`] | StopTask, DestroyTask, and what a dead driver left |
+//! | [`network`] | CreateNetwork, DestroyNetwork |
 //! | [`stats`], [`events`], [`notices`], [`fingerprint`] | what is told without being asked twice |
 //! | [`services`] | the calls themselves |
 //! | [`executor_binary`] | where executors come from |
@@ -21,6 +22,7 @@ mod exit;
 pub mod failure;
 pub mod fingerprint;
 mod limits;
+pub mod network;
 pub mod notices;
 mod open_files;
 pub mod options;

@@ -1,11 +1,14 @@
 //! From the agent's task to what an executor is asked to run.
 
+mod isolation;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_cgroup::{Scope, ScopeError, Version};
 use holdfast_sandbox::limits::CpuShare;
-use holdfast_sandbox::{Arguments, Credentials, Environment, LogCollection, Placement, PlanError, Resolver, TaskPlan};
+use holdfast_sandbox::{Arguments, Environment, LogCollection, Placement, PlanError, Resolver, TaskPlan};
 use holdfast_wire::executor_v1::TaskSpec;
 use holdfast_wire::nomad_driver::{
     AllocatedMemoryResources, LinuxResources, NetworkIsolationSpec, TaskConfig,
@@ -15,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::options::{InvalidTaskOptions, LogCollector, TaskOptions};
+use crate::plugin_name::{PluginName, Profile};
 use crate::settings::Settings;
 use crate::table::TaskName;
 
@@ -37,9 +41,12 @@ pub struct EnvironmentAdditions {
     /// The task's own `denied_envvars`.
     #[serde(default)]
     pub denied: Vec<String>,
-    /// Name and home of the user, if the task names one.
-    #[serde(default)]
+    /// Name and home of the user, in handles of earlier drivers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<(String, String)>,
+    /// Variables that are not the agent's, or have another value: those of the user, of the profile and of an image.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
 }
 
 /// Which task the agent means. Only the id is required, as it is for the built-in.
@@ -54,14 +61,16 @@ pub fn name_of(task: &TaskConfig) -> Result<TaskName, Failure> {
     })
 }
 
-/// Looks everything up and checks it; nothing exists on the host afterwards but the command's execute bits.
+/// Looks everything up and checks it; nothing exists on the host afterwards but the command's execute bits, and an image in the cache.
 pub async fn plan(
     task: &TaskConfig,
     options: TaskOptions,
     settings: Arc<Settings>,
-    collector: LogCollector,
+    name: PluginName,
 ) -> Result<Planned, Failure> {
-    let cgroups = Cgroups::of(task, &options).map_err(|e| {
+    let profile = name.profile();
+    let collector = settings.options.announced.log_collection;
+    let cgroups = Cgroups::of(task, &options, profile).map_err(|e| {
         Failure::Final(format!(
             "failed to launch command with executor: unable to configure cgroups: {e}"
         ))
@@ -73,28 +82,73 @@ pub async fn plan(
             "log_max_files, log_max_file_size and log_overflow have no effect: the agent collects logs".to_owned(),
         );
     }
-    let asked = asked(task, options, &settings, collector, cgroups.placement).map_err(Failure::last)?;
-    // Users may come from a directory service that takes its time.
-    let mut plan = tokio::task::spawn_blocking(move || TaskPlan::build(asked, &Resolver::system(), &settings.denied))
-        .await
-        .map_err(Failure::last)?
-        .map_err(plan_failure)?;
+    let agent = isolation::OfAgent::of(task);
+    let isolation = options.isolation.clone();
+    let mut asked = asked(task, options, &settings, collector, cgroups.placement).map_err(Failure::last)?;
+    // Users may come from a directory service that takes its time, and images from a slow disk.
+    let build = move || {
+        let resolved = isolation::resolve(isolation.clone(), agent, &settings, profile)?;
+        let mut warnings = resolved.warnings;
+        asked.isolation = resolved.options;
+        let of_image = asked.isolation.account.user.clone();
+        let usual = match profile {
+            Profile::Raw => None,
+            Profile::Exec | Profile::Holdfast => Some(isolation::NOBODY.to_owned()),
+        };
+        asked.user = asked.user.filter(|user| !user.is_empty()).or(of_image).or(usual);
+        let user = asked.user.clone().unwrap_or_default();
+        let allows_root = settings.options.isolation.allow_root;
+        refuse_root(allows_root, matches!(user.split(':').next(), Some("root" | "0")))?;
+        let is_strict = asked.strict_limits;
+        let mut plan =
+            TaskPlan::build(asked, &Resolver::system(), &settings.denied).map_err(|e| plan_failure(e, profile))?;
+        let uid = plan.credentials.as_ref().map(|credentials| credentials.uid);
+        refuse_root(allows_root, uid == Some(0))?;
+        plan.isolation.confinement.capabilities = isolation
+            .capabilities
+            .map(|asked| isolation::settle_capabilities(asked, profile, &user, uid, is_strict, &mut warnings))
+            .transpose()?;
+        plan.warnings.append(&mut warnings);
+        Ok(plan)
+    };
+    let mut plan = tokio::task::spawn_blocking(build).await.map_err(Failure::last)??;
     warnings.append(&mut plan.warnings);
-    // The built-in sets them for a task that names its user.
-    let account = (plan.credentials.as_ref())
-        .filter(|_| !task.user.is_empty())
-        .map(|Credentials { name, home, .. }| (name.clone(), home.clone()));
+    let spec = TaskSpec::from(plan);
     Ok(Planned {
-        spec: plan.into(),
+        additions: EnvironmentAdditions {
+            denied,
+            account: None,
+            variables: added_variables(&spec.env, task),
+        },
+        spec,
         shared_cgroups: cgroups.shared,
-        additions: EnvironmentAdditions { denied, account },
         warnings,
     })
 }
 
+/// The operator's word is needed for a task that is root.
+fn refuse_root(allows_root: bool, is_root: bool) -> Result<(), Failure> {
+    match is_root && !allows_root {
+        true => Err(Failure::last(
+            "failed driver config validation: running as root needs allow_root = true in the plugin block",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// What of `environment` the agent's task does not say.
+fn added_variables(environment: &[String], task: &TaskConfig) -> BTreeMap<String, String> {
+    (environment.iter())
+        .filter_map(|variable| variable.split_once('='))
+        .filter(|(name, value)| task.env.get(*name).is_none_or(|of_agent| of_agent != value))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
 /// The built-in checks the user before, and all else while it launches.
-fn plan_failure(error: PlanError) -> Failure {
+fn plan_failure(error: PlanError, profile: Profile) -> Failure {
     let prefix = match &error {
+        PlanError::User(_) | PlanError::DeniedId(_) if profile == Profile::Exec => "failed host user validation",
         PlanError::User(_)
         | PlanError::DeniedId(_)
         | PlanError::OomScoreAdj(_)
@@ -140,6 +194,7 @@ fn asked(
         attributes,
         ending,
         max_exec_sessions,
+        isolation: _,
     } = options;
     let resources = task.resources.as_ref();
     // Never `memory_limit_bytes`: it is finite for a task without a limit (contract, S-9).
@@ -241,6 +296,9 @@ pub fn environment(task: &TaskConfig, denied: &[String], additions: &Environment
             environment.set(variable, value);
         }
     }
+    for (name, value) in &additions.variables {
+        environment.set(name, value);
+    }
     environment.into_list()
 }
 
@@ -257,7 +315,7 @@ struct Cgroups {
 }
 
 impl Cgroups {
-    fn of(task: &TaskConfig, options: &TaskOptions) -> Result<Cgroups, ScopeError> {
+    fn of(task: &TaskConfig, options: &TaskOptions, profile: Profile) -> Result<Cgroups, ScopeError> {
         let agents = agents_scope(task)?;
         let shared = agents.as_ref().map(|scope| scope.shared.clone()).unwrap_or_default();
         // An override is for one version of cgroups; on a host with the other it says nothing, as with the built-in.
@@ -335,7 +393,7 @@ mod tests {
     }
 
     async fn planned(task: &TaskConfig, options: TaskOptions, settings: Arc<Settings>) -> Result<Planned, Failure> {
-        plan(task, options, settings, LogCollector::Driver).await
+        plan(task, options, settings, PluginName::HoldfastRaw).await
     }
 
     #[tokio::test]

@@ -50,7 +50,7 @@ pub async fn start(
         shared_cgroups,
         additions,
         mut warnings,
-    } = plan::plan(&task, options, settings, driver.log_collector()).await?;
+    } = plan::plan(&task, options, settings, driver.name()).await?;
     let limits = limits::describe(spec.limits.as_ref());
     let adoption = Adoption {
         shared_cgroups,
@@ -446,6 +446,7 @@ mod tests {
         let additions = EnvironmentAdditions {
             denied: vec!["AWS_*".to_owned()],
             account: Some(("nobody".into(), "/".into())),
+            variables: [("PATH".into(), "/bin".into())].into(),
         };
         let boot_id = BootId::parse("ab").unwrap();
         let handles = Handles {

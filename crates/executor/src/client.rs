@@ -232,7 +232,11 @@ impl Launcher {
             .close_from(4)
             // Nothing of the agent's environment goes on: it holds tokens (contract, pain 27).
             .exec(&self.executor, &arguments, &[] as &[&str]);
-        let spawned = spawn::spawn_and_wait(&mut steps, unified.as_ref().map(AsFd::as_fd)).map_err(|e| match e {
+        let birthplace = spawn::Birthplace {
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+            ..spawn::Birthplace::default()
+        };
+        let spawned = spawn::spawn_and_wait(&mut steps, birthplace).map_err(|e| match e {
             SpawnError::Clone(e) => failed(format!("clone: {e}")),
             SpawnError::Step(failure) => {
                 let step = Code::of(failure.code.into()).map_or_else(|| "?".into(), |code| format!("{code:?}"));

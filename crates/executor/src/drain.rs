@@ -191,7 +191,7 @@ fn spawn(
         .default_signals()
         .close_from(number.unsigned_abs())
         .exec(program, &arguments, &[] as &[&str]);
-    match spawn::spawn_and_wait(&mut steps, None) {
+    match spawn::spawn_and_wait(&mut steps, spawn::Birthplace::default()) {
         Ok((_, pidfd)) => Ok((pidfd, held)),
         Err(spawn::SpawnError::Clone(source)) => Err(DrainError::Prepare {
             what: "cloning the drain",
@@ -199,7 +199,7 @@ fn spawn(
         }),
         Err(spawn::SpawnError::Step(failure)) => {
             let program = program.display().to_string();
-            Err(DrainError::Spawn(task::explain(failure, &program)))
+            Err(DrainError::Spawn(holdfast_sandbox::steps::explain(failure, &program)))
         }
     }
 }

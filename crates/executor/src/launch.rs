@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use holdfast_cgroup::{Scope, Watch};
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{
-    OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, milliseconds, names, now_ms,
+    DeviceRule, OutputRecord, PlanRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir,
+    milliseconds, names, now_ms,
 };
+use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
 use holdfast_sys::process::PidFd;
@@ -28,7 +30,8 @@ use tokio::io::Interest;
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
-use crate::task::{self, NamedSteps, Task, TaskError};
+use crate::task::{self, Task, TaskError};
+use crate::user_namespace::UserNamespace;
 
 /// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
 const START_BOUND: Duration = Duration::from_secs(30);
@@ -70,6 +73,12 @@ pub enum LaunchError {
         /// Why not.
         source: io::Error,
     },
+    /// What the task is to see cannot be put together.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// What it may do cannot be restricted.
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     /// A record could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -79,6 +88,9 @@ pub enum LaunchError {
     /// Limits that must hold do not.
     #[error("limits are strict: {0}")]
     Limits(String),
+    /// Access to device nodes.
+    #[error(transparent)]
+    Devices(io::Error),
     /// A step of the main process failed: step, object, reason.
     #[error("{explanation}")]
     Step {
@@ -100,7 +112,8 @@ impl LaunchError {
             Self::Step { errno, .. } => Some(*errno),
             Self::Init(_) => return true,
             Self::Record(e) => return e.is_transient(),
-            Self::Task(_) | Self::Scope(_) | Self::Limits(_) => None,
+            Self::Tree(TreeError::Source { source, .. }) | Self::Devices(source) => source.raw_os_error(),
+            Self::Task(_) | Self::Scope(_) | Self::Limits(_) | Self::Tree(_) | Self::Confinement(_) => None,
         };
         const PASSING: [i32; 7] = [
             libc::ENOMEM,
@@ -151,6 +164,7 @@ async fn clone_and_release(
 ) -> Result<Launched, LaunchError> {
     let mut task = task;
     let mut warnings = apply_limits(scope.as_ref(), &task.limits, task.strict_limits)?;
+    restrict_devices(scope.as_ref(), task.plan.isolation.devices.as_deref())?;
     warnings.extend(task::reach(&mut task.plan));
     let owner = task
         .plan
@@ -177,7 +191,20 @@ async fn clone_and_release(
         Some(scope) if unified.is_none() => scope.join.as_slice(),
         _ => &[],
     };
-    let steps = main_steps(&task, join);
+    let namespaces = &task.plan.isolation.namespaces;
+    let user_namespace = namespaces
+        .user
+        .map(|ids| preparing("making the user namespace", UserNamespace::make(ids, &task.plan)))
+        .transpose()?;
+    let written = preparing(
+        "making the folders for what the task writes",
+        written_folder(dir, &task),
+    )?;
+    let tree = Tree {
+        anchor: dir.path(),
+        written: &written,
+    };
+    let steps = main_steps(&task, join, tree, user_namespace.as_ref())?;
     let plan = preparing("preparing the steps", in_memory("plan"))?;
     let block = preparing("preparing the steps", steps.steps.as_bytes())?;
     preparing(
@@ -197,6 +224,7 @@ async fn clone_and_release(
             (&init_report, fd::REPORT),
         ],
         unified.as_ref(),
+        &task.plan,
     )?;
     let mut unreleased = Unreleased {
         init: Some(init),
@@ -352,6 +380,39 @@ fn apply_limits(
     Ok(refusals)
 }
 
+/// Before the first process is in the cgroup.
+fn restrict_devices(scope: Option<&Scope>, rules: Option<&[DeviceRule]>) -> Result<(), LaunchError> {
+    let Some(scope) = scope else { return Ok(()) };
+    let done = match rules {
+        // Of an earlier start of the task; a foreign scope has none of ours.
+        None => holdfast_cgroup::unrestrict_devices(scope),
+        Some(rules) => {
+            let rules: Vec<_> = rules.iter().copied().map(device_rule).collect();
+            holdfast_cgroup::restrict_devices(scope, &rules)
+        }
+    };
+    done.map_err(LaunchError::Devices)
+}
+
+fn device_rule(rule: DeviceRule) -> holdfast_cgroup::DeviceRule {
+    let DeviceRule {
+        is_char,
+        major,
+        minor,
+        read,
+        write,
+        mknod,
+    } = rule;
+    holdfast_cgroup::DeviceRule {
+        is_char,
+        major,
+        minor,
+        read,
+        write,
+        mknod,
+    }
+}
+
 /// One standard stream of the task.
 struct Channel {
     /// What the init holds and the main process inherits.
@@ -430,36 +491,87 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The steps of the main process. On v2 it is cloned into its cgroup and joins none.
-fn main_steps(task: &Task, join: &[PathBuf]) -> NamedSteps {
+fn main_steps(
+    task: &Task,
+    join: &[PathBuf],
+    tree: Tree<'_>,
+    user_namespace: Option<&UserNamespace>,
+) -> Result<NamedSteps, LaunchError> {
     let plan = &task.plan;
-    let mut named = NamedSteps::default();
+    let isolation = &plan.isolation;
+    let mut named = NamedSteps::default().then("", Steps::not_dumpable);
     for directory in join {
         let threads = holdfast_cgroup::threads_file(directory);
         named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(threads));
     }
-    if let Some(path) = &plan.network_namespace {
+    if isolation.namespaces.cgroup {
+        named = named.then("of cgroups", |steps| steps.unshare(libc::CLONE_NEWCGROUP));
+    }
+    if let Some(path) = plan.network_namespace.as_ref().filter(|_| clone_flags(isolation) == 0) {
         named = named.then(path.clone(), |steps| steps.join_network_namespace(path));
+    }
+    if let Some(namespace) = user_namespace {
+        named = named.then("the user namespace", |steps| {
+            steps.open(namespace.path(), fd::USER_NAMESPACE)
+        });
     }
     let arguments: Vec<&str> = std::iter::once(&plan.command)
         .chain(&task.args)
         .map(String::as_str)
         .collect();
-    named
+    let mut named = named
         .then("", Steps::new_session)
         .then("output", |steps| steps.duplicate(fd::STDOUT, 1))
         .then("error output", |steps| steps.duplicate(fd::STDERR, 2))
-        .attributes(plan)
+        // What the tree is made of has the modes that it is to have.
+        .then("", |steps| steps.umask(0))
+        .tree(isolation, tree)?
+        .attributes(plan);
+    if user_namespace.is_some() {
+        named = named.then("the user namespace", |steps| {
+            steps.join_namespaces(fd::USER_NAMESPACE, libc::CLONE_NEWUSER)
+        });
+    }
+    let named = named
+        .before_credentials(plan)?
         .credentials(plan)
+        .after_credentials(plan)
         .then(plan.work_dir.clone(), |steps| steps.change_directory(&plan.work_dir))
         .then("", Steps::default_signals)
         .then("", |steps| steps.gate(fd::GATE))
         .then("", |steps| steps.close_from(3))
+        .last(plan)?
         .then(plan.command.clone(), |steps| {
             steps.exec(&plan.command, &arguments, &task.env)
-        })
+        });
+    Ok(named)
 }
 
-fn spawn_init(program: &Path, descriptors: &[(&OwnedFd, i32)], cgroup: Option<&OwnedFd>) -> Result<PidFd, LaunchError> {
+/// The folder for what is written to an overlay, made if the task has one.
+fn written_folder(dir: &SupervisionDir, task: &Task) -> io::Result<PathBuf> {
+    let folder = dir.path().join(names::WRITTEN);
+    if let Some(Root {
+        base: RootBase::Overlay(_),
+        read_only: false,
+        no_pivot: _,
+    }) = task.plan.isolation.root
+    {
+        for name in ["upper", "work"] {
+            std::fs::create_dir_all(folder.join(name))?;
+        }
+        // What the task sees as its root.
+        std::fs::set_permissions(folder.join("upper"), std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(folder)
+}
+
+fn spawn_init(
+    program: &Path,
+    descriptors: &[(&OwnedFd, i32)],
+    cgroup: Option<&OwnedFd>,
+    plan: &PlanRecord,
+) -> Result<PidFd, LaunchError> {
+    let namespaces = clone_flags(&plan.isolation);
     let null = preparing(
         "opening /dev/null",
         File::options().read(true).write(true).open("/dev/null"),
@@ -481,19 +593,31 @@ fn spawn_init(program: &Path, descriptors: &[(&OwnedFd, i32)], cgroup: Option<&O
     let mut arguments = vec!["holdfast-init"];
     arguments.extend(cgroup.map(|_| protocol::INTO_CGROUP));
     let first_closed = if cgroup.is_some() { fd::CGROUP + 1 } else { fd::CGROUP };
+    // All that is the task's own is the init's then, and sessions find it there.
+    let network = plan.network_namespace.as_ref().filter(|_| namespaces != 0);
+    if let Some(path) = network {
+        steps = steps.join_network_namespace(path);
+    }
     let mut steps =
         steps
             .default_signals()
             .close_from(first_closed.unsigned_abs())
             .exec(program, &arguments, &[] as &[&str]);
-    match spawn::spawn_and_wait(&mut steps, None) {
+    let birthplace = spawn::Birthplace {
+        new_namespaces: namespaces,
+        ..spawn::Birthplace::default()
+    };
+    match spawn::spawn_and_wait(&mut steps, birthplace) {
         Ok((_, pidfd)) => Ok(pidfd),
         Err(SpawnError::Clone(source)) => Err(LaunchError::Prepare {
             what: "cloning the init".into(),
             source,
         }),
         Err(SpawnError::Step(failure)) => Err(LaunchError::Step {
-            explanation: format!("the init: {}", task::explain(failure, &program.display().to_string())),
+            explanation: match (Code::of(failure.code.into()), network) {
+                (Some(Code::JoinNamespace), Some(path)) => explain(failure, path),
+                _ => format!("the init: {}", explain(failure, &program.display().to_string())),
+            },
             errno: failure.errno,
         }),
     }
@@ -506,9 +630,14 @@ async fn cloned(report: OwnedFd, dir: &SupervisionDir, steps: &NamedSteps) -> Re
         Ok(ready) => preparing("hearing from the init", ready)?,
         Err(_) => return Err(LaunchError::Init("did not clone the main process in time".into())),
     }
-    let mut pid = [0; protocol::CLONED_SIZE];
-    match preparing("hearing from the init", receive_with_descriptor(&report, &mut pid))? {
-        (protocol::CLONED_SIZE, Some(pidfd)) => Ok((i32::from_le_bytes(pid), PidFd::from_fd(pidfd))),
+    let mut number = [0; protocol::CLONED_SIZE];
+    match preparing("hearing from the init", receive_with_descriptor(&report, &mut number))? {
+        (protocol::CLONED_SIZE, Some(pidfd)) => {
+            let main = PidFd::from_fd(pidfd);
+            // The init may know it by a number of its own namespace.
+            let pid = preparing("identifying the main process", main.pid())?;
+            Ok((pid.unwrap_or(i32::from_le_bytes(number)), main))
+        }
         // It could not clone, and recorded that before it closed its end.
         _ => Err(not_started(dir, steps)),
     }
@@ -536,7 +665,7 @@ fn not_started(dir: &SupervisionDir, steps: &NamedSteps) -> LaunchError {
                 let failure = Failure::of(step, errno);
                 let explanation = match Code::of(failure.code.into()) {
                     Some(_) => steps.explain(failure),
-                    None => task::explain(failure, "the main process"),
+                    None => explain(failure, "the main process"),
                 };
                 LaunchError::Step { explanation, errno }
             }

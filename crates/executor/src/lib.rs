@@ -25,3 +25,4 @@ pub mod session;
 pub mod supervise;
 pub mod supervisor;
 pub mod task;
+pub mod user_namespace;

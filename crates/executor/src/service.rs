@@ -73,6 +73,7 @@ fn refused(refusal: Refusal) -> Status {
         | Refusal::Dying
         | Refusal::NoCgroup(_)
         | Refusal::Freezer(_)
+        | Refusal::Namespaces(_)
         | Refusal::Signal(..) => Status::failed_precondition(refusal.to_string()),
     }
 }

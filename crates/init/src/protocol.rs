@@ -18,6 +18,8 @@ pub mod fd {
     pub const REPORT: i32 = 9;
     /// The cgroup (v2) into which the main process is cloned, where the plan says so.
     pub const CGROUP: i32 = 10;
+    /// Opened by the main process itself, and closed by its exec: the user namespace that it joins.
+    pub const USER_NAMESPACE: i32 = 61;
 }
 
 /// The init's only argument when the main process is cloned into [`fd::CGROUP`].

@@ -19,35 +19,60 @@ pub mod nr {
     pub const SENDMSG: usize = 46;
     pub const EXECVE: usize = 59;
     pub const CHDIR: usize = 80;
+    pub const MKDIR: usize = 83;
+    pub const SYMLINK: usize = 88;
+    pub const READLINK: usize = 89;
+    pub const CHMOD: usize = 90;
+    pub const LCHOWN: usize = 94;
     pub const UMASK: usize = 95;
     pub const SETPGID: usize = 109;
     pub const SETSID: usize = 112;
     pub const SETGROUPS: usize = 116;
     pub const SETRESUID: usize = 117;
     pub const SETRESGID: usize = 119;
+    pub const CAPSET: usize = 126;
+    pub const MKNOD: usize = 133;
     pub const SETPRIORITY: usize = 141;
     pub const SCHED_SETSCHEDULER: usize = 144;
+    pub const PIVOT_ROOT: usize = 155;
     pub const PRCTL: usize = 157;
+    pub const CHROOT: usize = 161;
+    pub const MOUNT: usize = 165;
+    pub const UMOUNT2: usize = 166;
+    pub const SETHOSTNAME: usize = 170;
     pub const SCHED_SETAFFINITY: usize = 203;
     pub const CLOCK_GETTIME: usize = 228;
     pub const EXIT_GROUP: usize = 231;
     pub const WAITID: usize = 247;
+    pub const KEYCTL: usize = 250;
     pub const IOPRIO_SET: usize = 251;
     pub const OPENAT: usize = 257;
     pub const PPOLL: usize = 271;
+    pub const UNSHARE: usize = 272;
+    pub const DUP3: usize = 292;
     pub const PIPE2: usize = 293;
     pub const PRLIMIT64: usize = 302;
     pub const SETNS: usize = 308;
+    pub const OPEN_TREE: usize = 428;
+    pub const MOVE_MOUNT: usize = 429;
     pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
+    pub const MOUNT_SETATTR: usize = 442;
+    pub const LANDLOCK_CREATE_RULESET: usize = 444;
+    pub const LANDLOCK_ADD_RULE: usize = 445;
+    pub const LANDLOCK_RESTRICT_SELF: usize = 446;
 }
 
 /// Error numbers that the code itself tells apart.
 pub mod errno {
     #![allow(missing_docs)]
+    pub const ENOENT: i32 = 2;
     pub const EINTR: i32 = 4;
     pub const ECHILD: i32 = 10;
+    pub const EEXIST: i32 = 17;
+    pub const ENOTDIR: i32 = 20;
     pub const EINVAL: i32 = 22;
+    pub const ENOSPC: i32 = 28;
     pub const ECANCELED: i32 = 125;
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use holdfast_init::exit::ExitRecord;
+use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
@@ -45,6 +46,8 @@ pub mod names {
     pub const TOLD: &str = "told.json";
     /// The executor's log.
     pub const LOG: &str = "executor.log";
+    /// Folder of what the task writes to its root, an overlay.
+    pub const WRITTEN: &str = "root";
 }
 
 /// Longest path of a unix socket: `sun_path` less its terminator (unix(7)).
@@ -84,7 +87,7 @@ impl SupervisionDir {
         let path = driver_root.join(&name);
 
         let temporary = make_temporary_folder(&root, &driver_root)?;
-        let dir = match open_folder(&root, &temporary) {
+        let dir = match open_folder(&root, temporary.as_str()) {
             Ok(dir) => SupervisionDir {
                 path: driver_root.join(&temporary),
                 dir,
@@ -105,7 +108,7 @@ impl SupervisionDir {
             Ok(()) => Ok(SupervisionDir { path, dir: dir.dir }),
             Err(e) => {
                 // The failure that led here is what matters; `remove_abandoned` takes what stays.
-                let _ = remove_tree(&root, &temporary);
+                let _ = remove_tree(&root, temporary.as_str());
                 Err(e)
             }
         }
@@ -268,7 +271,7 @@ impl SupervisionDir {
             Err(Errno::ENOENT) => return Ok(()),
             Err(e) => return Err(RecordError::io("remove", &self.path, e)),
         }
-        remove_tree(&root, &temporary).map_err(|e| RecordError::io("remove", &self.path, e))
+        remove_tree(&root, temporary.as_str()).map_err(|e| RecordError::io("remove", &self.path, e))
     }
 
     /// The folders of all tasks in `driver_root`, in no order. None if there is no such folder. What cannot be opened comes
@@ -402,7 +405,7 @@ fn open_root(driver_root: &Path) -> Result<OwnedFd, RecordError> {
     })
 }
 
-fn open_folder(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+fn open_folder<P: ?Sized + NixPath>(parent: &OwnedFd, name: &P) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(openat(parent, name, flags, Mode::empty())?)
 }
@@ -470,7 +473,7 @@ fn occupied(path: &Path, intent: &Intent) -> RecordError {
 }
 
 /// Removes a folder and all that is in it, never through a symbolic link. Absence is fine.
-pub(crate) fn remove_tree(parent: &OwnedFd, name: &str) -> io::Result<()> {
+pub(crate) fn remove_tree<P: ?Sized + NixPath>(parent: &OwnedFd, name: &P) -> io::Result<()> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -484,13 +487,10 @@ pub(crate) fn remove_tree(parent: &OwnedFd, name: &str) -> io::Result<()> {
     let mut entries = nix::dir::Dir::from_fd(folder.try_clone()?)?;
     for entry in entries.iter() {
         let entry = entry?;
-        match entry.file_name().to_str() {
-            Ok("." | "..") => {}
-            Ok(entry_name) => remove_tree(&folder, entry_name)?,
-            Err(_) => {
-                let entry_name = entry.file_name();
-                unlinkat(&folder, entry_name, UnlinkatFlags::NoRemoveDir)?;
-            }
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            // Of whatever bytes: a task may have named it.
+            _ => remove_tree(&folder, entry.file_name())?,
         }
     }
     match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {

@@ -33,13 +33,18 @@ pub mod command;
 pub mod duration;
 pub mod ending;
 pub mod environment;
+pub mod etc;
 pub mod isolation;
 pub mod limits;
+pub mod network;
 pub mod output;
 pub mod plan;
 pub mod privileges;
 pub mod reset;
 mod retry;
+pub mod seccomp;
+pub mod steps;
+pub mod unveil;
 pub mod users;
 pub mod work_dir;
 

@@ -17,6 +17,7 @@ use crate::command::{self, CommandError};
 use crate::environment::{Additions, Arguments, Environment, EnvironmentError};
 use crate::isolation::{self, IsolationError, IsolationOptions, Surroundings, View};
 use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
+use crate::network;
 use crate::output::{LogCollection, OutputError, Sink, Stream};
 use crate::privileges::{Privileges, PrivilegesError};
 use crate::reset::{self, AttributeRefusal, Wishes};
@@ -397,8 +398,7 @@ impl TaskPlan {
                 path: path.into(),
                 source,
             };
-            // Followed by the kernel: the links below /proc/PID/ns lead nowhere by their text.
-            std::fs::metadata(path).map_err(failed)?;
+            network::check(Path::new(path)).map_err(failed)?;
         }
         let paths = Paths {
             task_dir: Path::new(&task_dir),

@@ -142,6 +142,161 @@ impl Steps {
         self.push(Code::Exec, &payload)
     }
 
+    /// Nobody who shares a namespace with this process may look into it before it executes (PR_SET_DUMPABLE).
+    pub fn not_dumpable(self) -> Self {
+        self.push(Code::NotDumpable, &[])
+    }
+
+    /// Namespaces of its own, by their CLONE_ flags (unshare(2)).
+    pub fn unshare(self, namespaces: i32) -> Self {
+        self.words(Code::Unshare, &[u64::from(namespaces.cast_unsigned())], &[])
+    }
+
+    /// Joins the namespaces of these CLONE_ flags of the process of a pidfd, or the one namespace of its own descriptor (setns(2)).
+    pub fn join_namespaces(self, fd: i32, namespaces: i32) -> Self {
+        self.words(Code::JoinNamespaces, &[number(fd), number(namespaces)], &[])
+    }
+
+    /// Opens a path for reading, as the descriptor `to`; closed by exec.
+    pub fn open(self, path: impl AsRef<OsStr>, to: i32) -> Self {
+        self.words(Code::Open, &[number(to)], &[path.as_ref()])
+    }
+
+    /// mount(2), with its MS_ flags. An empty source or kind is one that the kernel does not look at.
+    pub fn mount(
+        self,
+        source: impl AsRef<OsStr>,
+        target: impl AsRef<OsStr>,
+        kind: impl AsRef<OsStr>,
+        flags: u64,
+        data: impl AsRef<OsStr>,
+    ) -> Self {
+        let texts = [source.as_ref(), target.as_ref(), kind.as_ref(), data.as_ref()];
+        self.words(Code::Mount, &[flags], &texts)
+    }
+
+    /// Copies the mounts at a path, as the descriptor `to`, with MOUNT_ATTR_ attributes and an MS_ propagation (0: as it is)
+    /// (open_tree(2), mount_setattr(2); Linux 5.12).
+    pub fn open_tree(self, path: impl AsRef<OsStr>, to: i32, attributes: u64, propagation: u64) -> Self {
+        self.words(Code::OpenTree, &[number(to), attributes, propagation], &[path.as_ref()])
+    }
+
+    /// Mounts such a copy at a path, and closes it (move_mount(2)).
+    pub fn attach(self, from: i32, path: impl AsRef<OsStr>) -> Self {
+        self.words(Code::Attach, &[number(from)], &[path.as_ref()])
+    }
+
+    /// Makes the mount at a path the root and lets go of the old one: by pivot_root(2), or, from a ramdisk, by moving it.
+    pub fn enter_root(self, path: impl AsRef<OsStr>, must_move: bool) -> Self {
+        self.words(Code::EnterRoot, &[must_move.into()], &[path.as_ref()])
+    }
+
+    /// Something to mount onto, with the folders above it, where nothing is.
+    pub fn make_place(self, path: impl AsRef<OsStr>, is_folder: bool) -> Self {
+        self.words(Code::MakePlace, &[is_folder.into()], &[path.as_ref()])
+    }
+
+    /// A folder, with those above it; one that is there stays as it is.
+    pub fn make_folder(self, path: impl AsRef<OsStr>, mode: u32, uid: u32, gid: u32) -> Self {
+        self.words(
+            Code::MakeFolder,
+            &[mode.into(), uid.into(), gid.into()],
+            &[path.as_ref()],
+        )
+    }
+
+    /// A device node; the mode has the type in it (mknod(2)).
+    pub fn make_node(self, path: impl AsRef<OsStr>, mode: u32, device: u64, uid: u32, gid: u32) -> Self {
+        let words = [mode.into(), device, uid.into(), gid.into()];
+        self.words(Code::MakeNode, &words, &[path.as_ref()])
+    }
+
+    /// A symbolic link; what is there already stays.
+    pub fn make_link(self, text: impl AsRef<OsStr>, path: impl AsRef<OsStr>) -> Self {
+        self.words(Code::MakeLink, &[], &[text.as_ref(), path.as_ref()])
+    }
+
+    /// A file with this content, 0644.
+    pub fn write_file(mut self, path: impl AsRef<OsStr>, content: &[u8]) -> Self {
+        let mut payload = Vec::new();
+        self.push_text(&mut payload, path.as_ref());
+        payload.extend_from_slice(content);
+        self.push(Code::WriteFile, &payload)
+    }
+
+    /// Covers a path, so that nothing of it can be seen; one that is not there is left alone.
+    pub fn mask(self, path: impl AsRef<OsStr>) -> Self {
+        self.text(Code::Mask, path)
+    }
+
+    /// What is at a path cannot be written; one that is not there is left alone.
+    pub fn make_read_only(self, path: impl AsRef<OsStr>) -> Self {
+        self.text(Code::MakeReadOnly, path)
+    }
+
+    /// The root itself cannot be written; what is mounted in it is as it was.
+    pub fn seal_root(self) -> Self {
+        self.push(Code::SealRoot, &[])
+    }
+
+    /// sethostname(2).
+    pub fn host_name(self, name: impl AsRef<OsStr>) -> Self {
+        self.push(Code::HostName, name.as_ref().as_bytes())
+    }
+
+    /// An empty session keyring (keyctl(2)).
+    pub fn new_keyring(self) -> Self {
+        self.push(Code::NewKeyring, &[])
+    }
+
+    /// Capabilities that are not in this set, by number as bits, can never be had again (capabilities(7)).
+    pub fn bound_capabilities(self, kept: u64) -> Self {
+        self.words(Code::BoundCapabilities, &[kept], &[])
+    }
+
+    /// The next change of the uid does not take the permitted capabilities away (PR_SET_KEEPCAPS).
+    pub fn keep_capabilities(self) -> Self {
+        self.push(Code::KeepCapabilities, &[])
+    }
+
+    /// Permitted and effective capabilities; `ambient`: also those of a program that is not root's.
+    pub fn capabilities(self, permitted: u64, ambient: bool) -> Self {
+        self.words(Code::Capabilities, &[permitted, ambient.into()], &[])
+    }
+
+    /// No program that is executed gives privileges (PR_SET_NO_NEW_PRIVS).
+    pub fn no_new_privileges(self) -> Self {
+        self.push(Code::NoNewPrivileges, &[])
+    }
+
+    /// From here on system calls go through this filter, an array of struct sock_filter (seccomp(2)).
+    pub fn filter_calls(self, filter: &[u8]) -> Self {
+        self.push(Code::FilterCalls, filter)
+    }
+
+    /// A Landlock ruleset of these LANDLOCK_ACCESS_FS_ rights, as the descriptor `to` (landlock(7)).
+    pub fn begin_ruleset(self, handled: u64, to: i32) -> Self {
+        self.words(Code::BeginRuleset, &[number(to), handled], &[])
+    }
+
+    /// Allows rights at a path: those of a folder if it is one, else those of a file.
+    pub fn allow_beneath(
+        self,
+        ruleset: i32,
+        path: impl AsRef<OsStr>,
+        folder: u64,
+        file: u64,
+        is_optional: bool,
+    ) -> Self {
+        let words = [number(ruleset), folder, file, is_optional.into()];
+        self.words(Code::AllowBeneath, &words, &[path.as_ref()])
+    }
+
+    /// From here on only what the ruleset allows; closes it.
+    pub fn restrict(self, ruleset: i32) -> Self {
+        self.words(Code::Restrict, &[number(ruleset)], &[])
+    }
+
     /// The block, for an init in another process.
     pub fn as_bytes(&self) -> io::Result<&[u8]> {
         self.check()?;
@@ -170,6 +325,14 @@ impl Steps {
         self.push(code, &payload)
     }
 
+    fn words(mut self, code: Code, words: &[u64], texts: &[&OsStr]) -> Self {
+        let mut payload: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        for text in texts {
+            self.push_text(&mut payload, text);
+        }
+        self.push(code, &payload)
+    }
+
     fn push_text(&mut self, payload: &mut Vec<u8>, text: &OsStr) {
         self.has_inner_zero |= text.as_bytes().contains(&0);
         payload.extend_from_slice(text.as_bytes());
@@ -190,6 +353,22 @@ impl Steps {
         self.count += 1;
         self
     }
+}
+
+/// Descriptors and flags as they stand in a block.
+fn number(number: i32) -> u64 {
+    number.cast_unsigned().into()
+}
+
+/// Where a child is cloned.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Birthplace<'a> {
+    /// A directory of cgroup v2 (CLONE_INTO_CGROUP).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// CLONE_NEW flags of the namespaces that are its own.
+    pub new_namespaces: i32,
+    /// The process, by pidfd, in whose PID namespace it is born (Linux 5.8).
+    pub pid_namespace_of: Option<BorrowedFd<'a>>,
 }
 
 /// What was started.
@@ -236,14 +415,19 @@ pub enum SpawnError {
     Step(Failure),
 }
 
-/// Clones a child that runs the steps (clone3(2), CLONE_PIDFD; with a cgroup v2 directory CLONE_INTO_CGROUP) and returns at once.
-pub fn spawn(steps: &mut Steps, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Spawned> {
+/// Clones a child that runs the steps (clone3(2), CLONE_PIDFD) and returns at once.
+pub fn spawn(steps: &mut Steps, birthplace: Birthplace<'_>) -> io::Result<Spawned> {
     steps.check()?;
     let (read_end, write_end) = pipe()?;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: zeros are valid clone_args.
     let mut arguments: libc::clone_args = unsafe { zeroed() };
-    arguments.flags = libc::CLONE_PIDFD as u64;
+    let Birthplace {
+        cgroup,
+        new_namespaces,
+        pid_namespace_of,
+    } = birthplace;
+    arguments.flags = libc::CLONE_PIDFD as u64 | number(new_namespaces);
     arguments.pidfd = &raw mut pidfd as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
@@ -253,6 +437,7 @@ pub fn spawn(steps: &mut Steps, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Sp
     let (block, length) = (steps.block.as_mut_ptr().cast::<u8>(), steps.block.len() * 8);
     let status = write_end.as_raw_fd();
     let blocked = BlockedSignals::all();
+    let abroad = pid_namespace_of.map(BirthsAbroad::begin).transpose()?;
     // SAFETY: the arguments live until the call returns; the child has its own copy of this memory, in which no other thread
     // runs, and does nothing but the steps.
     let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
@@ -262,9 +447,10 @@ pub fn spawn(steps: &mut Steps, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Sp
         let _ = raw::write(status, &failure.to_bytes());
         raw::exit(127);
     }
-    drop(blocked);
-    if answer < 0 {
-        return Err(io::Error::last_os_error());
+    let failure = (answer < 0).then(io::Error::last_os_error);
+    drop((abroad, blocked));
+    if let Some(failure) = failure {
+        return Err(failure);
     }
     Ok(Spawned {
         pid: answer as i32,
@@ -274,8 +460,8 @@ pub fn spawn(steps: &mut Steps, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Sp
 }
 
 /// [`spawn`], and waits for exec: returns a program that runs, or the step that failed.
-pub fn spawn_and_wait(steps: &mut Steps, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, PidFd), SpawnError> {
-    let spawned = spawn(steps, cgroup).map_err(SpawnError::Clone)?;
+pub fn spawn_and_wait(steps: &mut Steps, birthplace: Birthplace<'_>) -> Result<(i32, PidFd), SpawnError> {
+    let spawned = spawn(steps, birthplace).map_err(SpawnError::Clone)?;
     match spawned.started.wait().map_err(SpawnError::Clone)? {
         Ok(()) => Ok((spawned.pid, spawned.pidfd)),
         Err(failure) => {
@@ -294,6 +480,31 @@ fn reap_blocking(pidfd: &PidFd) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// While this lives the calling thread's children are born in another PID namespace (setns(2); the thread itself stays where it is).
+struct BirthsAbroad {
+    home: OwnedFd,
+}
+
+impl BirthsAbroad {
+    fn begin(of: BorrowedFd<'_>) -> io::Result<Self> {
+        let home = std::fs::File::open("/proc/thread-self/ns/pid")?.into();
+        // SAFETY: plain numbers.
+        crate::checked(unsafe { libc::setns(of.as_raw_fd(), libc::CLONE_NEWPID) })?;
+        Ok(Self { home })
+    }
+}
+
+impl Drop for BirthsAbroad {
+    fn drop(&mut self) {
+        // SAFETY: plain numbers.
+        let answer = unsafe { libc::setns(self.home.as_raw_fd(), libc::CLONE_NEWPID) };
+        // Whatever this process started from now on would be in somebody else's hands.
+        if answer != 0 {
+            std::process::abort();
+        }
+    }
 }
 
 /// No handler of the parent may run in the child: all signals are blocked around the clone.
@@ -328,7 +539,7 @@ mod tests {
 
     fn run(steps: Steps) -> Result<ExitStatus, Failure> {
         let mut steps = steps;
-        match spawn_and_wait(&mut steps, None) {
+        match spawn_and_wait(&mut steps, Birthplace::default()) {
             Ok((_, pidfd)) => loop {
                 if let Some(status) = pidfd.wait().unwrap() {
                     return Ok(status);
@@ -404,7 +615,10 @@ mod tests {
     #[test]
     fn a_zero_byte_is_refused_before_anything_is_cloned() {
         let mut steps = Steps::new().exec("/bin/true", &["a\0b"], &[] as &[&str]);
-        assert_eq!(spawn(&mut steps, None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            spawn(&mut steps, Birthplace::default()).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 
     #[test]
@@ -431,7 +645,14 @@ mod tests {
         let directory = std::fs::File::open(&path).unwrap();
         let script = format!("grep -q '^0::.*/{name}$' /proc/self/cgroup");
         let mut steps = Steps::new().exec("/bin/sh", &["sh", "-c", &script], &["PATH=/usr/bin:/bin"]);
-        let (_, pidfd) = spawn_and_wait(&mut steps, Some(directory.as_fd())).unwrap();
+        let (_, pidfd) = spawn_and_wait(
+            &mut steps,
+            Birthplace {
+                cgroup: Some(directory.as_fd()),
+                ..Birthplace::default()
+            },
+        )
+        .unwrap();
         let status = loop {
             if let Some(status) = pidfd.wait().unwrap() {
                 break status;
@@ -476,6 +697,27 @@ mod tests {
             (nr::SETNS, libc::SYS_setns),
             (nr::CLONE3, libc::SYS_clone3),
             (nr::CLOSE_RANGE, libc::SYS_close_range),
+            (nr::MKDIR, libc::SYS_mkdir),
+            (nr::SYMLINK, libc::SYS_symlink),
+            (nr::READLINK, libc::SYS_readlink),
+            (nr::CHMOD, libc::SYS_chmod),
+            (nr::LCHOWN, libc::SYS_lchown),
+            (nr::CAPSET, libc::SYS_capset),
+            (nr::MKNOD, libc::SYS_mknod),
+            (nr::PIVOT_ROOT, libc::SYS_pivot_root),
+            (nr::CHROOT, libc::SYS_chroot),
+            (nr::MOUNT, libc::SYS_mount),
+            (nr::UMOUNT2, libc::SYS_umount2),
+            (nr::SETHOSTNAME, libc::SYS_sethostname),
+            (nr::KEYCTL, libc::SYS_keyctl),
+            (nr::UNSHARE, libc::SYS_unshare),
+            (nr::DUP3, libc::SYS_dup3),
+            (nr::OPEN_TREE, libc::SYS_open_tree),
+            (nr::MOVE_MOUNT, libc::SYS_move_mount),
+            (nr::MOUNT_SETATTR, libc::SYS_mount_setattr),
+            (nr::LANDLOCK_CREATE_RULESET, libc::SYS_landlock_create_ruleset),
+            (nr::LANDLOCK_ADD_RULE, libc::SYS_landlock_add_rule),
+            (nr::LANDLOCK_RESTRICT_SELF, libc::SYS_landlock_restrict_self),
         ];
         for (ours, kernel) in pairs {
             assert_eq!(ours as i64, kernel);

@@ -9,19 +9,24 @@ use crate::{checked, opened};
 pub fn open() -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: plain flags.
     let master = opened(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) })?;
+    let terminal = other_end(&master)?;
+    Ok((master, terminal))
+}
+
+/// The terminal behind a master, unlocked: also of an instance of devpts that is not this process's.
+pub fn other_end(master: &OwnedFd) -> io::Result<OwnedFd> {
     let number = master.as_raw_fd();
     let unlock: libc::c_int = 0;
     // SAFETY: the request reads an int.
     checked(unsafe { libc::ioctl(number, libc::TIOCSPTLCK, &raw const unlock) })?;
     // SAFETY: the request (ioctl_tty(2), Linux 4.13) takes open flags and opens the other end without its path.
-    let terminal = opened(unsafe {
+    opened(unsafe {
         libc::ioctl(
             number,
             libc::TIOCGPTPEER,
             libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
         )
-    })?;
-    Ok((master, terminal))
+    })
 }
 
 /// Sets the size; the foreground process group hears SIGWINCH (ioctl_tty(2), TIOCSWINSZ).

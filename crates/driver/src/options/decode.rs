@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::table::{self, Absent, Kind, Place};
+use super::table::{self, Absent, Kind, Part, Place};
 use super::value::Value;
 use crate::plugin_name::PluginName;
 
@@ -44,6 +44,7 @@ enum Decoded {
     Text(String),
     Texts(Vec<String>),
     Map(BTreeMap<String, String>),
+    Blocks(Vec<Values>),
 }
 
 /// Decodes the blob of one block of a plugin of this name. An empty blob is an empty block.
@@ -66,6 +67,7 @@ pub fn decode(blob: &[u8], place: Place, name: PluginName) -> Result<Values, Dec
                 Absent::TrueUnlessBuiltIn => Decoded::Bool(!matches!(name, PluginName::RawExec | PluginName::Exec)),
                 Absent::Integer(value) => Decoded::Integer(value),
                 Absent::Text(value) => Decoded::Text(value.to_owned()),
+                Absent::Texts(values) => Decoded::Texts(values.iter().map(|&value| value.to_owned()).collect()),
             },
             Some(value) => typed(row.kind, &value).map_err(|found| DecodeError::Mistyped {
                 name: row.name,
@@ -85,6 +87,7 @@ fn expectation(kind: Kind) -> &'static str {
     match kind {
         Kind::Integer => "a whole number",
         Kind::Bool | Kind::Text | Kind::TextList | Kind::TextMaps | Kind::TextMap => kind.hcl(),
+        Kind::Blocks(_) => "a list of blocks",
     }
 }
 
@@ -122,8 +125,32 @@ fn typed(kind: Kind, value: &Value) -> Result<Decoded, String> {
             merge(map, &mut texts)?;
             Ok(Decoded::Map(texts))
         }
+        (Kind::Blocks(parts), Value::List(items)) => {
+            let mut blocks = Vec::with_capacity(items.len());
+            for item in items {
+                match item {
+                    Value::Map(map) => blocks.push(block(parts, map)?),
+                    other => return Err(format!("a list with {} in it", other.what())),
+                }
+            }
+            Ok(Decoded::Blocks(blocks))
+        }
         _ => other(),
     }
+}
+
+/// What is not written is absent.
+fn block(parts: &[Part], map: &BTreeMap<String, Value>) -> Result<Values, String> {
+    let mut values = BTreeMap::new();
+    for (key, value) in map {
+        let part = parts.iter().find(|part| part.name == key);
+        let part = part.ok_or_else(|| format!("a block with an unknown {key:?}"))?;
+        if *value != Value::Null {
+            let decoded = typed(part.kind, value).map_err(|found| format!("a block with {found} for {key:?}"))?;
+            values.insert(part.name, decoded);
+        }
+    }
+    Ok(Values(values))
 }
 
 fn merge(map: &BTreeMap<String, Value>, into: &mut BTreeMap<String, String>) -> Result<(), String> {
@@ -150,6 +177,18 @@ fn integer(value: &Value) -> Result<i64, String> {
 }
 
 impl Values {
+    /// Whether something stands for it.
+    pub(super) fn is_said(&self, name: &str) -> bool {
+        match self.0.get(name) {
+            None => false,
+            Some(Decoded::Bool(_) | Decoded::Integer(_)) => true,
+            Some(Decoded::Text(text)) => !text.is_empty(),
+            Some(Decoded::Texts(texts)) => !texts.is_empty(),
+            Some(Decoded::Map(map)) => !map.is_empty(),
+            Some(Decoded::Blocks(blocks)) => !blocks.is_empty(),
+        }
+    }
+
     pub(super) fn bool(&self, name: &str) -> bool {
         matches!(self.0.get(name), Some(Decoded::Bool(true)))
     }
@@ -180,6 +219,14 @@ impl Values {
     pub(super) fn texts(&mut self, name: &str) -> Vec<String> {
         match self.0.remove(name) {
             Some(Decoded::Texts(texts)) => texts,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Each has the parts that the table says.
+    pub(super) fn blocks(&mut self, name: &str) -> Vec<Values> {
+        match self.0.remove(name) {
+            Some(Decoded::Blocks(blocks)) => blocks,
             _ => Vec::new(),
         }
     }

@@ -4,9 +4,12 @@
 //! reference page ([`page`]). [`PluginOptions`] and [`TaskOptions`] are what decoded values mean.
 
 pub mod decode;
+mod host_paths;
+mod isolation;
 mod limits;
 pub mod page;
 mod plugin;
+mod policy;
 pub mod spec;
 pub mod table;
 mod task;
@@ -14,8 +17,11 @@ mod value;
 mod words;
 
 pub use decode::DecodeError;
+pub use host_paths::AllowedHostPaths;
+pub use isolation::{IsolationOptions, Rootfs, TaskCapabilities, device_option};
 pub use limits::HardCpu;
 pub use plugin::{InvalidPluginOptions, PluginOptions};
+pub use policy::{Announced, IsolationPolicy, UnveilPolicy};
 pub use task::{InvalidTaskOptions, TaskOptions};
 pub use value::Value;
-pub use words::LogCollector;
+pub use words::{LogCollector, UnknownWord, propagation};

@@ -62,7 +62,9 @@ fn default(row: &Row) -> String {
             .map(|name| format!("`{}` ({name})", of(name)))
             .collect::<Vec<_>>()
             .join(", "),
-        Absent::Bool(_) | Absent::Integer(_) | Absent::Text(_) => format!("`{}`", of(PluginName::RawExec)),
+        Absent::Bool(_) | Absent::Integer(_) | Absent::Text(_) | Absent::Texts(_) => {
+            format!("`{}`", of(PluginName::RawExec))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use holdfast_sandbox::limits::{MemoryEnforcement, parse_size};
 use holdfast_sandbox::{Ceilings, LogRotation, duration};
 
 use super::decode::{self, DecodeError, Values};
+use super::policy::{self, Announced, IsolationPolicy};
 use super::table::Place;
 use super::words::{self, LogCollector};
 use crate::plugin_name::PluginName;
@@ -31,8 +32,10 @@ pub struct PluginOptions {
     pub executor_path: Option<PathBuf>,
     /// What is kept of each output stream of a task that does not say.
     pub rotation: LogRotation,
-    /// Who collects output.
-    pub log_collection: LogCollector,
+    /// What decides capabilities.
+    pub announced: Announced,
+    /// What tasks share with the host.
+    pub isolation: IsolationPolicy,
     /// How far jobs may go.
     pub ceilings: Ceilings,
 }
@@ -78,17 +81,24 @@ impl PluginOptions {
     pub fn decode(blob: &[u8], name: PluginName) -> Result<PluginOptions, InvalidPluginOptions> {
         let mut values = decode::decode(blob, Place::Plugin, name)?;
         Ok(PluginOptions {
-            enabled: values.bool("enabled"),
+            // Those who do not know the option are there if they are configured.
+            enabled: values.flag("enabled").unwrap_or(true),
             denied_host_uids: values.text("denied_host_uids").unwrap_or_default(),
             denied_host_gids: values.text("denied_host_gids").unwrap_or_default(),
             denied_envvars: values.texts("denied_envvars"),
             state_dir: absolute(&mut values, "state_dir")?,
             executor_path: absolute(&mut values, "executor_path")?,
             rotation: rotation(&mut values)?,
-            log_collection: match values.text("log_collection") {
-                Some(word) => words::log_collection(&word).map_err(wrong)?,
-                None => LogCollector::default(),
+            announced: Announced {
+                log_collection: match values.text("log_collection") {
+                    Some(word) => words::log_collection(&word).map_err(wrong)?,
+                    None => LogCollector::default(),
+                },
+                private_mounts: values.bool("private_mounts"),
+                dynamic_users: values.bool("dynamic_users"),
+                create_network: values.bool("create_network"),
             },
+            isolation: policy::take(&mut values, name)?,
             ceilings: ceilings(&mut values)?,
         })
     }
@@ -228,7 +238,8 @@ mod tests {
                     max_file_bytes: 3 * MEBIBYTE,
                     overflow: Overflow::Block,
                 },
-                log_collection: LogCollector::Driver,
+                announced: Announced::default(),
+                isolation: PluginOptions::decode(&[], PluginName::RawExec).unwrap().isolation,
                 ceilings: Ceilings::default(),
             }
         );
@@ -343,6 +354,6 @@ mod tests {
         };
         assert_eq!(options.ceilings, expected);
         assert_eq!(options.memory_enforcement(), MemoryEnforcement::Soft);
-        assert_eq!(options.log_collection, LogCollector::Agent);
+        assert_eq!(options.announced.log_collection, LogCollector::Agent);
     }
 }

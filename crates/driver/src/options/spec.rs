@@ -26,6 +26,19 @@ fn attribute(row: &Row, name: PluginName) -> Spec {
             r#type: "string".to_owned(),
             required,
         }),
+        Kind::Blocks(parts) => Block::BlockList(Box::new(hclspec::BlockList {
+            name: option,
+            min_items: required.into(),
+            max_items: 0,
+            nested: Some(Box::new(Spec {
+                block: Some(Block::Object(hclspec::Object {
+                    attributes: parts
+                        .iter()
+                        .map(|part| (part.name.to_owned(), optional(part.name, part.kind)))
+                        .collect(),
+                })),
+            })),
+        })),
         kind => Block::Attr(hclspec::Attr {
             name: option,
             r#type: kind.hcl().to_owned(),
@@ -43,6 +56,16 @@ fn attribute(row: &Row, name: PluginName) -> Spec {
                 })),
             }))),
         },
+    }
+}
+
+fn optional(name: &str, kind: Kind) -> Spec {
+    Spec {
+        block: Some(Block::Attr(hclspec::Attr {
+            name: name.to_owned(),
+            r#type: kind.hcl().to_owned(),
+            required: false,
+        })),
     }
 }
 

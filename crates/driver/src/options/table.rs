@@ -1,5 +1,7 @@
 //! The table of options.
 
+use holdfast_sandbox::capability;
+
 use crate::plugin_name::{PluginName, Profile};
 
 /// Where an option is written.
@@ -26,6 +28,21 @@ pub enum Kind {
     TextMaps,
     /// One block, or a map, from text to text.
     TextMap,
+    /// Any number of blocks with these parts, in the order of the job.
+    Blocks(&'static [Part]),
+}
+
+/// One attribute of the blocks of an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// As written in HCL.
+    pub name: &'static str,
+    /// Of the value; no block.
+    pub kind: Kind,
+}
+
+const fn part(name: &'static str, kind: Kind) -> Part {
+    Part { name, kind }
 }
 
 impl Kind {
@@ -38,6 +55,7 @@ impl Kind {
             Kind::TextList => "list(string)",
             Kind::TextMaps => "list(map(string))",
             Kind::TextMap => "map(string)",
+            Kind::Blocks(_) => "blocks",
         }
     }
 }
@@ -57,6 +75,8 @@ pub enum Absent {
     Integer(i64),
     /// This value.
     Text(&'static str),
+    /// This list.
+    Texts(&'static [&'static str]),
 }
 
 impl Absent {
@@ -68,6 +88,10 @@ impl Absent {
             Absent::TrueUnlessBuiltIn => Some((!matches!(name, PluginName::RawExec | PluginName::Exec)).to_string()),
             Absent::Integer(value) => Some(value.to_string()),
             Absent::Text(value) => Some(format!("{value:?}")),
+            Absent::Texts(values) => {
+                let quoted: Vec<_> = values.iter().map(|value| format!("{value:?}")).collect();
+                Some(format!("[{}]", quoted.join(",")))
+            }
         }
     }
 }
@@ -90,6 +114,8 @@ pub struct Row {
 }
 
 const RAW: &[Profile] = &[Profile::Raw];
+const ISOLATED: &[Profile] = &[Profile::Exec, Profile::Holdfast];
+const HOLDFAST: &[Profile] = &[Profile::Holdfast];
 const ALL: &[Profile] = &[Profile::Raw, Profile::Exec, Profile::Holdfast];
 
 const fn plugin(name: &'static str, kind: Kind, doc: &'static str) -> Row {
@@ -120,6 +146,34 @@ impl Row {
     }
 }
 
+/// What the agent copies into a chroot where its `chroot_env` does not say otherwise (client/config/config.go).
+const USUAL_HOST_PATHS: &[&str] = &[
+    "/bin",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/run/resolvconf",
+    "/run/systemd/resolve",
+    "/sbin",
+    "/usr",
+];
+
+const MOUNT: &[Part] = &[
+    part("type", Kind::Text),
+    part("source", Kind::Text),
+    part("target", Kind::Text),
+    part("readonly", Kind::Bool),
+    part("propagation", Kind::Text),
+    part("size", Kind::Text),
+];
+
+const DEVICE: &[Part] = &[
+    part("host_path", Kind::Text),
+    part("container_path", Kind::Text),
+    part("cgroup_permissions", Kind::Text),
+];
+
 /// Every option. Names, types and defaults of the built-in drivers' options are theirs (contract, 3.1 and 3.2).
 pub const OPTIONS: &[Row] = &[
     plugin(
@@ -133,20 +187,17 @@ pub const OPTIONS: &[Row] = &[
         "denied_host_uids",
         Kind::Text,
         "User ids that no task may run as: numbers and ranges, separated by commas, as in `\"0,10-15\"`.",
-    )
-    .only(RAW),
+    ),
     plugin(
         "denied_host_gids",
         Kind::Text,
         "Group ids that no task's user may belong to, written like `denied_host_uids`.",
-    )
-    .only(RAW),
+    ),
     plugin(
         "denied_envvars",
         Kind::TextList,
         "Environment variables that no task gets. `*` stands for any text.",
-    )
-    .only(RAW),
+    ),
     plugin(
         "state_dir",
         Kind::Text,
@@ -235,6 +286,115 @@ pub const OPTIONS: &[Row] = &[
         "How many sessions (`alloc exec`, script checks) may run in a task at a time, and what holds for tasks that do not say. 0: no \
          cap.",
     ),
+    plugin(
+        "no_pivot_root",
+        Kind::Bool,
+        "For a host whose root is a ramdisk: the task's root is moved over the host's.",
+    )
+    .or(Absent::Bool(false))
+    .only(ISOLATED),
+    plugin(
+        "default_pid_mode",
+        Kind::Text,
+        "The `pid_mode` of tasks that do not say.",
+    )
+    .or(Absent::Text("private"))
+    .only(ISOLATED),
+    plugin(
+        "default_ipc_mode",
+        Kind::Text,
+        "The `ipc_mode` of tasks that do not say.",
+    )
+    .or(Absent::Text("private"))
+    .only(ISOLATED),
+    plugin(
+        "default_uts_mode",
+        Kind::Text,
+        "The `uts_mode` of tasks that do not say. Without it: `private` in `holdfast`, `host` in `exec`.",
+    )
+    .only(ISOLATED),
+    plugin(
+        "default_cgroupns",
+        Kind::Text,
+        "The `cgroupns` of tasks that do not say. Without it: `private` in `holdfast`, `host` in `exec`.",
+    )
+    .only(ISOLATED),
+    plugin(
+        "allow_caps",
+        Kind::TextList,
+        "Capabilities that tasks may have, with or without `CAP_`; `\"all\"`: every one.",
+    )
+    .or(Absent::Texts(&capability::DEFAULTS))
+    .only(ISOLATED),
+    plugin(
+        "allow_root",
+        Kind::Bool,
+        "Whether tasks may run as root, and whether they may set `no_new_privileges = false`, which lets programs with the \
+         set-user-id bit become root.",
+    )
+    .or(Absent::Bool(false))
+    .only(HOLDFAST),
+    plugin(
+        "allow_seccomp_unconfined",
+        Kind::Bool,
+        "Whether tasks may set `seccomp = \"unconfined\"`.",
+    )
+    .or(Absent::Bool(false))
+    .only(HOLDFAST),
+    plugin(
+        "host_paths",
+        Kind::TextList,
+        "Folders of the host that tasks with `rootfs = \"host\"` see, read-only. What is not there is left out.",
+    )
+    .or(Absent::Texts(USUAL_HOST_PATHS))
+    .only(HOLDFAST),
+    plugin(
+        "allowed_host_paths",
+        Kind::TextList,
+        "What of the host jobs may name in `mount`, `devices` and `rootfs`: paths, and all that lies below them. `*` stands for any \
+         text but `/`. Volumes of the agent need no mention.",
+    ),
+    plugin(
+        "private_mounts",
+        Kind::Bool,
+        "Whether tasks get a mount namespace of their own, so that volumes, `mount`, `tmpfs`, `devices`, `extra_hosts` and the \
+         options of DNS work. It holds until the plugin is started anew.",
+    )
+    .or(Absent::Bool(false))
+    .only(RAW),
+    plugin(
+        "dynamic_users",
+        Kind::Bool,
+        "Whether tasks that name no user run as one that the agent makes up for each, `nomad-<uid>`. It holds until the plugin is \
+         started anew.",
+    )
+    .or(Absent::Bool(false)),
+    plugin(
+        "create_network",
+        Kind::Bool,
+        "Whether the driver, not the agent, makes the network namespace of an allocation with a network of mode `bridge` or \
+         `cni/…`. It holds until the plugin is started anew.",
+    )
+    .or(Absent::Bool(false)),
+    plugin(
+        "unveil_paths",
+        Kind::TextList,
+        "Files and folders that tasks may use, and no others (Landlock), as in `[\"r:/etc\", \"rwc:/srv/data\"]`: `r` read, `w` write, \
+         `x` execute, `c` make and remove. Without any, and without `unveil` of the task: all.",
+    ),
+    plugin(
+        "unveil_defaults",
+        Kind::Bool,
+        "Whether what nearly every program needs is unveiled with `unveil_paths` and `unveil`: the task's own folders, programs and \
+         shared libraries, `/dev`, `/proc`, name resolution, certificates.",
+    )
+    .or(Absent::Bool(true)),
+    plugin(
+        "unveil_by_task",
+        Kind::Bool,
+        "Whether `unveil` of a task may add to `unveil_paths`. Where there are none, it only takes away and is always allowed.",
+    )
+    .or(Absent::Bool(false)),
     task(
         "command",
         Kind::Text,
@@ -265,19 +425,136 @@ pub const OPTIONS: &[Row] = &[
         "oom_score_adj",
         Kind::Integer,
         "How much likelier than others the task is killed when memory runs out: to 1000, from `min_oom_score_adj` of the plugin block.",
-    )
-    .only(RAW),
+    ),
     task(
         "work_dir",
         Kind::Text,
-        "Absolute path of the folder to start in. Without it: the task's folder.",
+        "Absolute path of the folder to start in, as the task sees it. Without it: the task's folder, which is `/` in `exec`.",
     ),
     task(
         "denied_envvars",
         Kind::TextList,
         "Environment variables that this task does not get, in addition to those of the plugin block.",
+    ),
+    task(
+        "pid_mode",
+        Kind::Text,
+        "`private` (the task sees its own processes) or `host`. Without it: `default_pid_mode` of the plugin block.",
     )
-    .only(RAW),
+    .only(ISOLATED),
+    task(
+        "ipc_mode",
+        Kind::Text,
+        "`private` (System V objects and message queues of its own) or `host`. Without it: `default_ipc_mode` of the plugin block.",
+    )
+    .only(ISOLATED),
+    task(
+        "uts_mode",
+        Kind::Text,
+        "`private` (a host name of its own) or `host`. Without it: `private` with a `hostname`, else `default_uts_mode` of the plugin \
+         block.",
+    )
+    .only(ISOLATED),
+    task(
+        "cgroupns",
+        Kind::Text,
+        "`private` (its own cgroup is the root of those that it sees) or `host`. Without it: `default_cgroupns` of the plugin block.",
+    )
+    .only(ISOLATED),
+    task(
+        "userns_mode",
+        Kind::Text,
+        "`host`, or `keep-id`: a user namespace in which there are the task's user and groups and no others, not even root.",
+    )
+    .or(Absent::Text("host"))
+    .only(ISOLATED),
+    task(
+        "cap_add",
+        Kind::TextList,
+        "Capabilities that the task gets, of those in `allow_caps`, as in `[\"net_bind_service\"]`.",
+    )
+    .only(ISOLATED),
+    task(
+        "cap_drop",
+        Kind::TextList,
+        "Capabilities that it does not get; `[\"all\"]`: none but `cap_add`.",
+    )
+    .only(ISOLATED),
+    task(
+        "no_new_privileges",
+        Kind::Bool,
+        "Whether set-user-id bits and capabilities of programs have no effect. Without it: `true` in `holdfast`, `false` elsewhere.",
+    ),
+    task(
+        "seccomp",
+        Kind::Text,
+        "System calls: `default` (those that ordinary programs make) or `unconfined` (all). Without it: `default` in `holdfast`, \
+         `unconfined` elsewhere.",
+    ),
+    task(
+        "keyring",
+        Kind::Text,
+        "`private` (a session keyring of its own) or `host`. Without it: `host` in `raw_exec` and `holdfast_raw`, `private` elsewhere.",
+    ),
+    task(
+        "unveil",
+        Kind::TextList,
+        "Files and folders that the task may use, and no others, written like `unveil_paths` of the plugin block; paths are those that \
+         the task sees.",
+    ),
+    task(
+        "rootfs",
+        Kind::Text,
+        "What the task sees as `/`: `host` (a read-only view of the operator's `host_paths`), `minimal` (little but the task's own \
+         folders, `/dev`, `/proc`, `/sys` and `/tmp`), a folder of the host, or `oci:/path[:tag]`, an image in an OCI layout.",
+    )
+    .or(Absent::Text("host"))
+    .only(HOLDFAST),
+    task(
+        "readonly_rootfs",
+        Kind::Bool,
+        "Whether the root cannot be written. Without it: `true` for `host` and `minimal`, `false` for all else.",
+    )
+    .only(ISOLATED),
+    task(
+        "mount",
+        Kind::Blocks(MOUNT),
+        "What is put into the task's tree. `type`: `bind` (of `source`, which `allowed_host_paths` of the plugin block must allow) or \
+         `tmpfs` (of at most `size`); `target`; `readonly`; `propagation` of a bind: `private`, `host-to-task` or `bidirectional`.",
+    ),
+    task(
+        "tmpfs",
+        Kind::TextList,
+        "Folders in memory, as in `[\"/run:size=64m,mode=755\"]`; a plain size is bytes.",
+    ),
+    task(
+        "devices",
+        Kind::Blocks(DEVICE),
+        "Devices of the host. `host_path`, which `allowed_host_paths` of the plugin block must allow; `container_path`, where the task \
+         sees it, without it: the same; `cgroup_permissions`: of `r`, `w` and `m`, without it: all.",
+    ),
+    task("shm_size", Kind::Integer, "Size of `/dev/shm` in bytes. Without it: 64 MiB.").only(ISOLATED),
+    task("hostname", Kind::Text, "The host name that the task sees.").only(ISOLATED),
+    task(
+        "extra_hosts",
+        Kind::TextList,
+        "Lines of `/etc/hosts`, as in `[\"db:10.0.0.7\"]`.",
+    ),
+    task(
+        "dns_servers",
+        Kind::TextList,
+        "Addresses of name servers, in place of those of the `dns` block and the host.",
+    ),
+    task(
+        "dns_search_domains",
+        Kind::TextList,
+        "Domains in which names are looked for, in place of those of the `dns` block and the host.",
+    ),
+    task(
+        "dns_options",
+        Kind::TextList,
+        "Options of the resolver, as in `[\"ndots:2\"]`, in place of those of the `dns` block and the host.",
+    ),
     task(
         "group",
         Kind::Text,

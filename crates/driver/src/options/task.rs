@@ -12,11 +12,12 @@ use holdfast_sandbox::ending::{
 use holdfast_sandbox::limits::MemoryEnforcement;
 
 use super::decode::{self, DecodeError, Values};
+use super::isolation::{self, IsolationOptions};
 use super::limits::{self, HardCpu};
 use super::plugin::{MEBIBYTE, MOST_LOG_FILE_SIZE, MOST_LOG_FILES, PluginOptions};
 use super::table::Place;
 use super::words;
-use crate::plugin_name::PluginName;
+use crate::plugin_name::{PluginName, Profile};
 
 /// Options of a task, valid in themselves and with the operator's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,6 +60,8 @@ pub struct TaskOptions {
     pub ending: Ending,
     /// How many sessions may run at a time; 0: no cap.
     pub max_exec_sessions: u32,
+    /// What is not shared with the host.
+    pub isolation: IsolationOptions,
 }
 
 /// Why a task's options are refused. The texts of options that the built-in has are the built-in's.
@@ -79,6 +82,9 @@ pub enum InvalidTaskOptions {
     /// A path that depends on the driver's working directory.
     #[error("failed driver config validation: work_dir must be an absolute path")]
     RelativeWorkDir,
+    /// The same in the words of the built-in `exec`.
+    #[error("failed driver config validation: work_dir must be absolute but got relative path {0:?}")]
+    RelativeWorkDirInRoot(String),
     /// A number out of bounds.
     #[error("failed driver config validation: {option} must be between {least} and {most}, but is {value}")]
     OutOfBounds {
@@ -105,6 +111,9 @@ pub enum InvalidTaskOptions {
     /// A value that means nothing; the text names the option.
     #[error("failed driver config validation: {0}")]
     Value(String),
+    /// A text of the built-in before which it says nothing.
+    #[error("{0}")]
+    Plain(String),
 }
 
 impl InvalidTaskOptions {
@@ -125,8 +134,11 @@ impl TaskOptions {
         }
         let oom_score_adj = oom_score_adj(&values, plugin)?;
         let work_dir = values.text("work_dir");
-        if work_dir.as_ref().is_some_and(|path| !path.starts_with('/')) {
-            return Err(InvalidTaskOptions::RelativeWorkDir);
+        if let Some(path) = work_dir.as_ref().filter(|path| !path.starts_with('/')) {
+            return Err(match name.profile() {
+                Profile::Raw => InvalidTaskOptions::RelativeWorkDir,
+                Profile::Exec | Profile::Holdfast => InvalidTaskOptions::RelativeWorkDirInRoot(path.clone()),
+            });
         }
         let cgroup_parent = values.text("cgroup_parent");
         if cgroup_parent.is_some() && cgroup_v2_override.is_some() {
@@ -163,6 +175,7 @@ impl TaskOptions {
             attributes: attributes(&mut values)?,
             ending: ending(&mut values)?,
             max_exec_sessions: max_exec_sessions(&values, plugin)?,
+            isolation: isolation::take(&mut values, name, plugin)?,
         })
     }
 }

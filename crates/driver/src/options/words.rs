@@ -1,6 +1,6 @@
 //! Options whose values are one of a few words.
 
-use holdfast_record::Overflow;
+use holdfast_record::{Overflow, Propagation, SeccompProfile, UserNamespace};
 
 /// Who collects what tasks write (plugin option `log_collection`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +41,33 @@ pub fn limits(value: &str) -> Result<bool, UnknownWord> {
         &[("strict", true), ("besteffort", false)],
         "strict and besteffort",
     )
+}
+
+/// `userns_mode`.
+pub fn userns_mode(value: &str) -> Result<Option<UserNamespace>, UnknownWord> {
+    let words = [("host", None), ("keep-id", Some(UserNamespace::KeepId))];
+    word("userns_mode", value, &words, "host and keep-id")
+}
+
+/// `seccomp`; `None`: every system call.
+pub fn seccomp(value: &str) -> Result<Option<SeccompProfile>, UnknownWord> {
+    let words = [("default", Some(SeccompProfile::V1)), ("unconfined", None)];
+    word("seccomp", value, &words, "default and unconfined")
+}
+
+/// `keyring`: true if it is the task's own.
+pub fn keyring(value: &str) -> Result<bool, UnknownWord> {
+    word("keyring", value, &[("private", true), ("host", false)], "private and host")
+}
+
+/// `propagation`, in the agent's words for its volumes (nomad/structs/volumes.go).
+pub fn propagation(value: &str) -> Result<Propagation, UnknownWord> {
+    let words = [
+        ("private", Propagation::Private),
+        ("host-to-task", Propagation::Slave),
+        ("bidirectional", Propagation::Shared),
+    ];
+    word("propagation", value, &words, "private, host-to-task and bidirectional")
 }
 
 fn word<T: Copy>(

@@ -6,12 +6,10 @@ use std::time::Duration;
 use holdfast_executor::client::Peer;
 use holdfast_executor::nomad::session::exit_result;
 use holdfast_wire::executor_v1::{ExecRequest, ExecSetup, FreezeRequest, SignalRequest};
-use holdfast_wire::nomad_driver::driver_capabilities::{FsIsolation, MountConfigs};
 use holdfast_wire::nomad_driver::driver_server::Driver as DriverRpc;
-use holdfast_wire::nomad_driver::network_isolation_spec::NetworkIsolationMode;
 use holdfast_wire::nomad_driver::{
     CapabilitiesRequest, CapabilitiesResponse, CreateNetworkRequest, CreateNetworkResponse, DestroyNetworkRequest,
-    DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse, DriverCapabilities, DriverTaskEvent,
+    DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse, DriverTaskEvent,
     ExecTaskRequest, ExecTaskResponse, ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult,
     FingerprintRequest, FingerprintResponse, InspectTaskRequest, InspectTaskResponse, RecoverTaskRequest,
     RecoverTaskResponse, SignalTaskRequest, SignalTaskResponse, StartTaskRequest, StartTaskResponse, StopTaskRequest,
@@ -23,14 +21,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::session;
+use super::{capabilities, session};
 use crate::driver::Driver;
 use crate::end::{self, Stop};
 use crate::failure::{Failure, with_recoverable};
 use crate::options::table::Place;
-use crate::options::{LogCollector, spec};
+use crate::options::spec;
 use crate::table::{Facts, Outcome, Phase};
-use crate::{fingerprint, owner, recover, start, stats};
+use crate::{fingerprint, network, owner, recover, start, stats};
 
 /// The service.
 #[derive(Debug)]
@@ -78,17 +76,7 @@ impl DriverRpc for DriverService {
     }
 
     async fn capabilities(&self, _: Request<CapabilitiesRequest>) -> Reply<CapabilitiesResponse> {
-        // Constant for the life of the plugin (contract, C-1).
-        let capabilities = DriverCapabilities {
-            send_signals: true,
-            exec: true,
-            fs_isolation: FsIsolation::None as i32,
-            network_isolation_modes: vec![NetworkIsolationMode::Host as i32, NetworkIsolationMode::Group as i32],
-            must_create_network: false,
-            mount_configs: MountConfigs::NoMounts as i32,
-            disable_log_collection: self.0.log_collector() == LogCollector::Driver,
-            dynamic_workload_users: false,
-        };
+        let capabilities = capabilities::of(self.0.name().profile(), self.0.settings().options.announced);
         Ok(Response::new(CapabilitiesResponse {
             capabilities: Some(capabilities),
         }))
@@ -110,6 +98,7 @@ impl DriverRpc for DriverService {
     async fn start_task(&self, request: Request<StartTaskRequest>) -> Reply<StartTaskResponse> {
         let StartTaskRequest { task } = request.into_inner();
         let task = task.ok_or_else(|| Failure::last("task config cannot be nil"))?;
+        let network_override = network::network_override(&self.0, task.network_isolation_spec.as_ref());
         let (reply, answer) = oneshot::channel();
         let driver = self.0.clone();
         tokio::spawn(async move {
@@ -126,12 +115,12 @@ impl DriverRpc for DriverService {
         let handle = answer
             .await
             .map_err(|_| Failure::last("the driver could not finish the start"))??;
-        // The agent reads the status and the handle only (contract, S-1); a raw task has no network of its own.
+        // The agent reads the status, the handle and the override only (contract, S-1).
         Ok(Response::new(StartTaskResponse {
             result: start_task_response::Result::Success as i32,
             driver_error_msg: String::new(),
             handle: Some(handle),
-            network_override: None,
+            network_override,
         }))
     }
 
@@ -317,16 +306,16 @@ impl DriverRpc for DriverService {
         Ok(Response::new(session::forward(peer, setup, requests)))
     }
 
-    async fn create_network(&self, _: Request<CreateNetworkRequest>) -> Reply<CreateNetworkResponse> {
-        Err(Status::unimplemented(
-            "CreateNetwork: this driver does not create networks, the agent does",
-        ))
+    async fn create_network(&self, request: Request<CreateNetworkRequest>) -> Reply<CreateNetworkResponse> {
+        let (driver, request) = (self.0.clone(), request.into_inner());
+        let created = to_the_end(async move { network::create(&driver, request).await }).await?;
+        Ok(Response::new(created))
     }
 
-    async fn destroy_network(&self, _: Request<DestroyNetworkRequest>) -> Reply<DestroyNetworkResponse> {
-        Err(Status::unimplemented(
-            "DestroyNetwork: this driver does not create networks, the agent does",
-        ))
+    async fn destroy_network(&self, request: Request<DestroyNetworkRequest>) -> Reply<DestroyNetworkResponse> {
+        let (driver, request) = (self.0.clone(), request.into_inner());
+        to_the_end(async move { network::destroy(&driver, request).await }).await?;
+        Ok(Response::new(DestroyNetworkResponse {}))
     }
 }
 

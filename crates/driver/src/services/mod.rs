@@ -1,6 +1,7 @@
 //! The services that the agent calls.
 
 mod base;
+pub mod capabilities;
 mod driver;
 mod session;
 

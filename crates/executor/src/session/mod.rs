@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use holdfast_cgroup::Scope;
 use holdfast_record::PlanRecord;
-use holdfast_sys::process::ExitStatus;
+use holdfast_sandbox::steps::ConfinementError;
+use holdfast_sys::process::{ExitStatus, PidFd};
 use holdfast_sys::readiness::{self, Registered};
 use holdfast_sys::{file, socket};
 use holdfast_wire::executor_v1::SessionExit;
@@ -32,6 +33,17 @@ pub struct Context {
     pub env: Arc<Vec<String>>,
     /// The task's cgroups.
     pub scope: Option<Arc<Scope>>,
+    /// Whose namespaces are the task's, and the main process, whose user namespace is; absent: it has none of its own.
+    pub namespaces: Option<Arc<Namespaces>>,
+}
+
+/// Processes whose namespaces a session joins.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// The init, or what stands for it.
+    pub of: PidFd,
+    /// The main process.
+    pub main: PidFd,
 }
 
 /// Why a session did not start.
@@ -60,6 +72,9 @@ pub enum SessionError {
     /// A step failed: step, object, reason.
     #[error("failed to start command: {0}")]
     Step(String),
+    /// What the task may do cannot be restricted for it.
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     /// It was cloned and did not come to execute the command.
     #[error("failed to start command: {0} was not executed within {bound} s; the task may be frozen, or a file system hang", bound = start::START_BOUND.as_secs())]
     Stuck(String),
@@ -76,6 +91,7 @@ impl SessionError {
             | Self::Over
             | Self::Prepare { .. }
             | Self::Step(_)
+            | Self::Confinement(_)
             | Self::Stuck(_) => Status::failed_precondition(message),
         }
     }

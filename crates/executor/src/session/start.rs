@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use holdfast_cgroup::{SessionScope, Version};
+use holdfast_sandbox::steps::{NamedSteps, joined_flags};
 use holdfast_sys::process::{ExitStatus, PidFd};
 use holdfast_sys::readiness::Registered;
-use holdfast_sys::spawn::{self, Failure, Spawned, Steps};
+use holdfast_sys::spawn::{self, Birthplace, Failure, Spawned, Steps};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::io::Interest;
 use tokio::sync::oneshot;
 
@@ -17,7 +19,6 @@ use super::living::{Place, Sessions};
 use super::{Context, SessionError, preparing};
 use crate::children::{self, Children};
 use crate::log;
-use crate::task::NamedSteps;
 
 /// How long a clone may take to execute its command; one that hangs, as in a frozen task, must not keep its client for ever.
 pub(super) const START_BOUND: Duration = Duration::from_secs(30);
@@ -210,25 +211,75 @@ fn clone(
         (true, Some(path)) => Some(preparing("opening the session's cgroup", File::open(path))?),
         _ => None,
     };
-    let mut named = NamedSteps::default();
+    let isolation = &plan.isolation;
+    let mut named = NamedSteps::default().then("", Steps::not_dumpable);
     for directory in join.iter().filter(|_| !is_unified) {
         named = named.then(directory.display().to_string(), |steps| {
             steps.join_cgroup(holdfast_cgroup::threads_file(directory))
         });
     }
-    if let Some(path) = &plan.network_namespace {
-        named = named.then(path.clone(), |steps| steps.join_network_namespace(path));
+    if isolation.namespaces.cgroup {
+        named = named.then("of cgroups", |steps| steps.unshare(libc::CLONE_NEWCGROUP));
     }
-    let mut named = standard
-        .connect(named.then("", Steps::new_session))
-        .attributes(plan)
+    let mut named = standard.connect(named.then("", Steps::new_session)).attributes(plan);
+    match &context.namespaces {
+        Some(namespaces) => {
+            let flags = joined_flags(isolation, plan.network_namespace.is_some());
+            named = named.then("of the task", |steps| {
+                steps.join_namespaces(namespaces.of.as_fd().as_raw_fd(), flags)
+            });
+            if isolation.namespaces.user.is_some() {
+                named = named.then("of the task's user", |steps| {
+                    steps.join_namespaces(namespaces.main.as_fd().as_raw_fd(), libc::CLONE_NEWUSER)
+                });
+            }
+        }
+        None => {
+            if let Some(path) = &plan.network_namespace {
+                named = named.then(path.clone(), |steps| steps.join_network_namespace(path));
+            }
+        }
+    }
+    let mut named = named
+        .before_credentials(plan)?
         .credentials(plan)
+        .after_credentials(plan)
         .then(plan.work_dir.clone(), |steps| steps.change_directory(&plan.work_dir))
         .then("", Steps::default_signals)
         .then("", |steps| steps.close_from(3))
+        .last(plan)?
         .then(program, |steps| steps.exec(program, command, &context.env));
-    let spawned = spawn::spawn(&mut named.steps, unified.as_ref().map(AsFd::as_fd));
+    let birthplace = Birthplace {
+        cgroup: unified.as_ref().map(AsFd::as_fd),
+        new_namespaces: 0,
+        pid_namespace_of: context
+            .namespaces
+            .as_ref()
+            .filter(|_| isolation.namespaces.pid)
+            .map(|namespaces| namespaces.of.as_fd()),
+    };
+    let spawned = spawn::spawn(&mut named.steps, birthplace);
     Ok((preparing("cloning the session", spawned)?, named))
+}
+
+/// What the task sees as its root; `None`: the host's.
+pub(super) fn task_root(context: &Context) -> io::Result<Option<OwnedFd>> {
+    let Some(namespaces) = context
+        .namespaces
+        .as_ref()
+        .filter(|_| context.plan.isolation.namespaces.mount)
+    else {
+        return Ok(None);
+    };
+    let gone = || io::Error::new(io::ErrorKind::NotFound, "the task's first process is gone");
+    let pid = namespaces.of.pid()?.ok_or_else(gone)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())?;
+    // It was that process's if the number still is.
+    match namespaces.of.pid()? == Some(pid) {
+        true => Ok(Some(root)),
+        false => Err(gone()),
+    }
 }
 
 fn look_up(command: &str, context: &Context) -> Result<String, SessionError> {
@@ -240,13 +291,25 @@ fn look_up(command: &str, context: &Context) -> Result<String, SessionError> {
         .iter()
         .find_map(|variable| variable.strip_prefix("PATH="))
         .unwrap_or(DEFAULT_PATH);
+    let root = preparing("opening the task's root", task_root(context))?;
     path.split(':')
         .map(|folder| format!("{}/{command}", if folder.is_empty() { "." } else { folder }))
-        .find(|candidate| is_executable(&Path::new(&context.plan.work_dir).join(candidate)))
+        .find(|candidate| is_executable(&Path::new(&context.plan.work_dir).join(candidate), root.as_ref()))
         .ok_or_else(|| SessionError::NotFound(command.to_owned()))
 }
 
-fn is_executable(path: &Path) -> bool {
+/// As the task sees it, whose links lead nowhere else.
+fn is_executable(path: &Path, root: Option<&OwnedFd>) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    let found = match root {
+        None => std::fs::metadata(path),
+        Some(root) => {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
+                .map_err(io::Error::from)
+                .and_then(|opened| File::from(opened).metadata())
+        }
+    };
+    found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }

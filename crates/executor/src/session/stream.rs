@@ -144,7 +144,7 @@ fn input_pipe() -> io::Result<(OwnedFd, Registered)> {
 }
 
 fn terminal_streams(context: &Context) -> Result<Streams, SessionError> {
-    let (terminal, end) = preparing("opening a terminal", Terminal::open(&context.plan))?;
+    let (terminal, end) = preparing("opening a terminal", Terminal::open(context))?;
     Ok(Streams {
         standard: Standard::terminal(end),
         input: Input::Terminal {

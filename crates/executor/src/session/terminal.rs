@@ -2,19 +2,36 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
-use holdfast_record::PlanRecord;
 use holdfast_sys::readiness::{self, Registered};
 use holdfast_sys::{file, terminal};
 use holdfast_wire::executor_v1::TerminalSize;
 use rustix::termios::{LocalModes, SpecialCodeIndex, tcgetattr};
 use tokio::io::Interest;
 
-use super::above_streams;
+use super::start::task_root;
+use super::{Context, above_streams};
 
 /// End of transmission, the usual end of file on a terminal (termios(3), VEOF).
 const END_OF_TRANSMISSION: u8 = 4;
+
+/// From the task's own instance of devpts; `None`: it has none.
+fn task_terminal(root: &OwnedFd) -> Option<(OwnedFd, OwnedFd)> {
+    const PTMX: (u32, u32) = (5, 2);
+    // The task may have put something else there: what is not the multiplexer of terminals is not opened.
+    let found = file::open_beneath(root, Path::new("dev/pts/ptmx"), libc::O_PATH, 0).ok()?;
+    let stat = rustix::fs::fstat(&found).ok()?;
+    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device();
+    if !is_device || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) != PTMX {
+        return None;
+    }
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
+    let master = file::open_beneath(root, Path::new("dev/pts/ptmx"), flags, 0).ok()?;
+    let end = terminal::other_end(&master).ok()?;
+    Some((master, end))
+}
 
 /// The master's side of a pseudo-terminal. The session hangs up when the last copy is gone (pty(7)).
 #[derive(Debug, Clone)]
@@ -23,10 +40,14 @@ pub(super) struct Terminal(Arc<Registered>);
 impl Terminal {
     /// A new one, and the end for the session, which belongs to the task's user as login leaves it (pts(4)), so that programs
     /// can open their terminal by name.
-    pub(super) fn open(plan: &PlanRecord) -> io::Result<(Self, OwnedFd)> {
-        let (master, end) = terminal::open()?;
+    pub(super) fn open(context: &Context) -> io::Result<(Self, OwnedFd)> {
+        // One of the task's own terminals has a name there.
+        let (master, end) = match task_root(context)?.and_then(|root| task_terminal(&root)) {
+            Some(pair) => pair,
+            None => terminal::open()?,
+        };
         let end = above_streams(&end)?;
-        if let Some(credentials) = &plan.credentials {
+        if let Some(credentials) = &context.plan.credentials {
             file::change_owner(&end, credentials.uid, credentials.gid)?;
         }
         readiness::set_nonblocking(&master, true)?;

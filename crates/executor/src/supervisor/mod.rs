@@ -44,8 +44,8 @@ use crate::adopt::Adopted;
 use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched};
 use crate::pump::{self, Pump};
-use crate::session::{Context, Sessions};
-use crate::{children, drain, log, task};
+use crate::session::{Context, Namespaces, Sessions};
+use crate::{children, drain, log};
 
 /// How long an executor without a committed task stays.
 pub const COMMIT_BOUND: Duration = Duration::from_secs(30);
@@ -147,6 +147,9 @@ pub enum Refusal {
     /// The kernel said no.
     #[error("freezing or thawing the task: {0}")]
     Freezer(String),
+    /// There are too many descriptors.
+    #[error("finding the task's namespaces: {0}")]
+    Namespaces(String),
     /// Killed, and still there.
     #[error("processes that were killed are still there after 15 s: {0}")]
     Undead(String),
@@ -999,7 +1002,26 @@ fn context(living: &Living) -> Result<Context, Refusal> {
         plan: living.plan.clone(),
         env,
         scope: living.scope.clone(),
+        namespaces: namespaces(living)?.map(Arc::new),
     })
+}
+
+/// Of the init, which never leaves them; where it is gone, those of the main process.
+fn namespaces(living: &Living) -> Result<Option<Namespaces>, Refusal> {
+    let isolation = &living.plan.isolation;
+    if !isolation.has_namespaces() {
+        return Ok(None);
+    }
+    let init = living.init.as_ref().map(|(init, _)| init);
+    let main = living.main.as_ref();
+    let (Some(of), Some(main)) = (init.or(main), main.or(init)) else {
+        return Err(Refusal::MainOver);
+    };
+    let clone = |pidfd: &PidFd| pidfd.try_clone().map_err(|e| Refusal::Namespaces(e.to_string()));
+    Ok(Some(Namespaces {
+        of: clone(of)?,
+        main: clone(main)?,
+    }))
 }
 
 fn initial_environment(main: &ProcessIdentity) -> Option<Vec<String>> {
@@ -1058,7 +1080,9 @@ pub fn of_exit_record(record: &ExitRecord) -> (Status, i64) {
     let status = match record.kind {
         Kind::Exited(code) => Status::Exited(code),
         Kind::Signalled(signal) => Status::Signalled(signal),
-        Kind::NotStarted { step, errno } => Status::NotStarted(task::explain(Failure::of(step, errno), "")),
+        Kind::NotStarted { step, errno } => {
+            Status::NotStarted(holdfast_sandbox::steps::explain(Failure::of(step, errno), ""))
+        }
     };
     (status, record.realtime_ns / 1_000_000)
 }

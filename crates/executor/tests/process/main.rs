@@ -29,4 +29,5 @@ mod session_many;
 mod session_rules;
 mod session_stream;
 mod stop;
+mod tree;
 mod v2;

@@ -3,7 +3,7 @@
 
 use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax};
 use holdfast_record::{
-    Attributes, Ending, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Overflow, Rlimit, Stragglers,
+    Attributes, Ending, ExitType, IoPriority, Isolation, KillStep, KillTarget, MaxRuntime, Overflow, Rlimit, Stragglers,
 };
 use holdfast_wire::executor_v1 as wire;
 
@@ -70,9 +70,18 @@ impl From<TaskPlan> for wire::TaskSpec {
             ending: Some(wire_ending(ending)),
             max_sessions,
             strict_limits,
-            isolation: serde_json::to_vec(&isolation).unwrap_or_default(),
+            isolation: wire_isolation(&isolation),
         }
     }
+}
+
+/// Nothing, for a task that shares everything with the host.
+fn wire_isolation(isolation: &Isolation) -> Vec<u8> {
+    if *isolation == Isolation::default() {
+        return Vec::new();
+    }
+    // Plain data, of which nothing can fail to be written.
+    serde_json::to_vec(isolation).unwrap_or_default()
 }
 
 fn wire_credentials(credentials: Credentials) -> wire::Credentials {

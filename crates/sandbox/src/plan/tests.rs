@@ -9,6 +9,8 @@ use super::*;
 use crate::attributes::parse_ulimit;
 use crate::users::Sources;
 
+mod isolated;
+
 const SECRET: &str = "hunter2";
 const GIB: i64 = 1 << 30;
 
@@ -69,7 +71,7 @@ impl Host {
             stderr_path: "/dev/null".into(),
             log_collection: LogCollection::default(),
             oom_score_adj: 500,
-            network_namespace: Some(format!("{top}/netns")),
+            network_namespace: Some("/proc/self/ns/net".into()),
             placement: Placement {
                 join: vec!["/sys/fs/cgroup/nomad.slice/a1.web.scope".into()],
                 scope: Some("/sys/fs/cgroup/nomad.slice/a1.web.scope".into()),
@@ -147,7 +149,7 @@ fn a_plan_becomes_a_task_for_the_executor_with_everything_looked_up() {
             ..wire::Limits::default()
         }),
         oom_score_adj: 500,
-        network_namespace: format!("{top}/netns"),
+        network_namespace: "/proc/self/ns/net".into(),
         user: "web".into(),
         umask: Some(0o022),
         ending: Some(wire::Ending::default()),
@@ -155,6 +157,7 @@ fn a_plan_becomes_a_task_for_the_executor_with_everything_looked_up() {
         ..wire::TaskSpec::default()
     };
     assert_eq!(spec, expected);
+    assert_eq!(host.plan(|_| ()).unwrap().isolation, Isolation::default());
     let mode = fs::metadata(format!("{top}/alloc/web/local/app"))
         .unwrap()
         .permissions()
@@ -364,6 +367,10 @@ fn bad_options_are_refused_by_name_and_change_nothing_s4() {
             "network namespace /no/such/netns: No such file or directory (os error 2)".into(),
         ),
         (
+            Box::new(|options| options.network_namespace = Some("/proc/self/status".into())),
+            "network namespace /proc/self/status: it is not a namespace: nothing is mounted there any more, or never was".into(),
+        ),
+        (
             Box::new(|options| options.placement.own.push("a1.web".into())),
             "cgroup directory \"a1.web\" is not an absolute path".into(),
         ),
@@ -441,7 +448,7 @@ fn what_is_printed_holds_no_secret_pain_28() {
          over when         its main process ends\n\
          stragglers        killed\n\
          sessions          no cap\n\
-         network           {top}/netns"
+         network           /proc/self/ns/net"
     );
     let shown = plan.to_string();
     let is_host_dependent = |line: &&str| line.starts_with("ulimit ") || line.starts_with("nice ");

@@ -295,7 +295,7 @@ async fn stats_come_at_once_and_end_with_the_task_t1_t3() {
 }
 
 #[tokio::test]
-async fn a_disabled_or_unbuilt_driver_starts_nothing() {
+async fn a_disabled_driver_starts_nothing() {
     let message = async |name, task| {
         let service = DriverService(Driver::new(name, Shutdown::new()).unwrap());
         service
@@ -314,7 +314,7 @@ async fn a_disabled_or_unbuilt_driver_starts_nothing() {
     assert_eq!(message(PluginName::RawExec, task()).await, "raw_exec is disabled");
     assert_eq!(
         message(PluginName::Exec, task()).await,
-        "the isolated profile of exec is not built yet"
+        "failed to decode driver config: option \"command\" is required"
     );
     assert_eq!(
         message(PluginName::HoldfastRaw, None).await,
@@ -342,33 +342,49 @@ async fn a_task_in_the_table_is_not_started_again_s3() {
 }
 
 #[tokio::test]
-async fn capabilities_are_the_raw_profiles_c3_c4_c5() {
-    let told = service()
-        .capabilities(Request::new(CapabilitiesRequest {}))
-        .await
-        .unwrap()
-        .into_inner();
-    let told = told.capabilities.unwrap();
-    assert!(told.send_signals && told.exec && told.disable_log_collection);
-    assert!(!told.must_create_network && !told.dynamic_workload_users);
-    assert_eq!(told.fs_isolation(), FsIsolation::None);
-    assert_eq!(told.mount_configs(), MountConfigs::NoMounts);
-    assert_eq!(told.network_isolation_modes, [0, 1]);
+async fn capabilities_are_what_the_first_agent_was_told_until_the_plugin_ends_c1() {
+    let service = DriverService(Driver::new(PluginName::HoldfastRaw, Shutdown::new()).unwrap());
+    let told = async || {
+        let answer = service.capabilities(Request::new(CapabilitiesRequest {})).await.unwrap();
+        answer.into_inner().capabilities.unwrap()
+    };
+    let configure = |blob: &[u8], of_agent: bool| {
+        let request = holdfast_wire::nomad_base::SetConfigRequest {
+            msgpack_config: blob.to_vec(),
+            nomad_config: of_agent.then(Default::default),
+            ..Default::default()
+        };
+        service.0.configure(request).unwrap();
+    };
+    let without = told().await;
+    assert!(without.disable_log_collection && !without.dynamic_workload_users);
+    // The options are those of a driver that lies elsewhere, and it is disabled: nothing is laid out.
+    configure(b"\x82\xa7enabled\xc2\xaddynamic_users\xc3", false);
+    assert!(told().await.dynamic_workload_users, "a rehearsal binds nobody");
+    configure(b"\x82\xa7enabled\xc2\xaeprivate_mounts\xc3", true);
+    let announced = told().await;
+    assert_ne!(announced.mount_configs, without.mount_configs);
+    for blob in [&b"\x81\xa7enabled\xc2"[..], b"\x82\xa7enabled\xc2\xaddynamic_users\xc3"] {
+        configure(blob, true);
+        assert_eq!(told().await, announced);
+    }
+    let later = service.0.settings();
+    assert!(later.options.announced.private_mounts, "tasks get what was announced");
 }
 
 #[tokio::test]
-async fn networks_are_the_agents_matter() {
+async fn a_network_call_without_an_allocation_is_an_ordinary_failure_i3() {
     let status = service()
         .create_network(Request::new(CreateNetworkRequest::default()))
         .await
         .unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("CreateNetwork"));
+    assert_eq!(status.code(), Code::Unknown);
+    assert!(status.message().contains("allocation id \"\""), "{}", status.message());
     let status = service()
         .destroy_network(Request::new(DestroyNetworkRequest::default()))
         .await
         .unwrap_err();
-    assert!(status.message().contains("DestroyNetwork"));
+    assert_eq!(status.code(), Code::Unknown);
 }
 
 #[test]

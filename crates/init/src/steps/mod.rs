@@ -4,6 +4,9 @@
 //! [`Code::Exec`], whose payload holds room for the pointer tables that execve(2) takes; they are filled in place, since only the
 //! process that runs the block knows where it lies.
 
+mod mounts;
+mod privileges;
+
 use crate::raw::{self, errno, nr};
 
 /// What a step does.
@@ -49,6 +52,58 @@ pub enum Code {
     IoPriority = 18,
     /// sched_setscheduler(2) to SCHED_OTHER and sched_setaffinity(2) to every CPU that the cgroup allows.
     DefaultScheduling = 19,
+    /// prctl(2), PR_SET_DUMPABLE to 0: whoever is in the same namespaces cannot look into this process before it executes.
+    NotDumpable = 20,
+    /// unshare(2).
+    Unshare = 21,
+    /// setns(2) with a descriptor: a process's, or a namespace's.
+    JoinNamespaces = 22,
+    /// openat(2) for reading, under a number.
+    Open = 23,
+    /// mount(2).
+    Mount = 24,
+    /// open_tree(2) and mount_setattr(2), under a number.
+    OpenTree = 25,
+    /// move_mount(2) of such a number.
+    Attach = 26,
+    /// pivot_root(2), or a move and chroot(2).
+    EnterRoot = 27,
+    /// Something to mount onto.
+    MakePlace = 28,
+    /// mkdir(2) with its parents.
+    MakeFolder = 29,
+    /// mknod(2).
+    MakeNode = 30,
+    /// symlink(2).
+    MakeLink = 31,
+    /// A small file.
+    WriteFile = 32,
+    /// Covers a path.
+    Mask = 33,
+    /// A path cannot be written.
+    MakeReadOnly = 34,
+    /// The root itself cannot be written.
+    SealRoot = 35,
+    /// sethostname(2).
+    HostName = 36,
+    /// keyctl(2), KEYCTL_JOIN_SESSION_KEYRING without a name.
+    NewKeyring = 37,
+    /// The bounding set.
+    BoundCapabilities = 38,
+    /// prctl(2), PR_SET_KEEPCAPS: for [`Code::Capabilities`] after another uid.
+    KeepCapabilities = 39,
+    /// capset(2) and the ambient set.
+    Capabilities = 40,
+    /// prctl(2), PR_SET_NO_NEW_PRIVS.
+    NoNewPrivileges = 41,
+    /// prctl(2), PR_SET_SECCOMP.
+    FilterCalls = 42,
+    /// landlock_create_ruleset(2), under a number.
+    BeginRuleset = 43,
+    /// landlock_add_rule(2).
+    AllowBeneath = 44,
+    /// landlock_restrict_self(2).
+    Restrict = 45,
 }
 
 impl Code {
@@ -75,6 +130,32 @@ impl Code {
             Nice,
             IoPriority,
             DefaultScheduling,
+            NotDumpable,
+            Unshare,
+            JoinNamespaces,
+            Open,
+            Mount,
+            OpenTree,
+            Attach,
+            EnterRoot,
+            MakePlace,
+            MakeFolder,
+            MakeNode,
+            MakeLink,
+            WriteFile,
+            Mask,
+            MakeReadOnly,
+            SealRoot,
+            HostName,
+            NewKeyring,
+            BoundCapabilities,
+            KeepCapabilities,
+            Capabilities,
+            NoNewPrivileges,
+            FilterCalls,
+            BeginRuleset,
+            AllowBeneath,
+            Restrict,
         ]
         .into_iter()
         .find(|code| *code as u32 == number)
@@ -225,6 +306,67 @@ unsafe fn step(code: u32, payload: *mut u8, size: usize) -> Result<(), i32> {
             }
             Code::IoPriority => raw::checked(nr::IOPRIO_SET, IOPRIO_WHO_PROCESS, 0, number(0), 0).map(drop),
             Code::DefaultScheduling => default_scheduling(),
+            code => isolating_step(code, payload, size),
+        }
+    }
+}
+
+/// The steps of a task that is kept apart from its host. Numbers come first, in words of eight bytes; texts after them.
+///
+/// # Safety
+/// As [`step`].
+unsafe fn isolating_step(code: Code, payload: *mut u8, size: usize) -> Result<(), i32> {
+    const PR_SET_DUMPABLE: usize = 4;
+    const PR_SET_KEEPCAPS: usize = 8;
+    const PR_SET_NO_NEW_PRIVS: usize = 38;
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    // SAFETY: the payload's form is the encoder's promise.
+    unsafe {
+        let word = |index: usize| payload.cast::<u64>().add(index).read();
+        let number = |index: usize| word(index) as usize;
+        let text = |words: usize| payload.add(words * 8);
+        match code {
+            Code::NotDumpable => privileges::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0),
+            Code::Unshare => raw::checked(nr::UNSHARE, number(0), 0, 0, 0).map(drop),
+            Code::JoinNamespaces => raw::checked(nr::SETNS, number(0), number(1), 0, 0).map(drop),
+            Code::Open => {
+                let fd = raw::checked(nr::OPENAT, AT_FDCWD, text(1) as usize, O_CLOEXEC, 0)?;
+                let done = raw::checked(nr::DUP3, fd, number(0), O_CLOEXEC, 0).map(drop);
+                raw::close(fd as i32);
+                done
+            }
+            Code::Mount => {
+                let source = text(1);
+                let target = after_zero(source);
+                let kind = after_zero(target);
+                mounts::mount(source, target, kind, number(0), after_zero(kind))
+            }
+            Code::OpenTree => mounts::open_tree(text(3), number(0), word(1), word(2)),
+            Code::Attach => mounts::attach(number(0), text(1)),
+            Code::EnterRoot => mounts::enter_root(text(1), number(0) != 0),
+            Code::MakePlace => mounts::make_place(text(1), number(0) != 0),
+            Code::MakeFolder => mounts::make_folder(text(3), number(0), number(1), number(2)),
+            Code::MakeNode => mounts::make_node(text(4), number(0), number(1), number(2), number(3)),
+            Code::MakeLink => mounts::make_link(text(0), after_zero(text(0))),
+            Code::WriteFile => {
+                let content = after_zero(text(0));
+                let length = size - content.offset_from(payload) as usize;
+                mounts::write_file(payload, core::slice::from_raw_parts(content, length))
+            }
+            Code::Mask => mounts::mask(payload),
+            Code::MakeReadOnly => mounts::make_read_only(payload),
+            Code::SealRoot => mounts::seal_root(),
+            Code::HostName => raw::checked(nr::SETHOSTNAME, payload as usize, size, 0, 0).map(drop),
+            Code::NewKeyring => raw::checked(nr::KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0).map(drop),
+            Code::BoundCapabilities => privileges::bound(word(0)),
+            Code::KeepCapabilities => privileges::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0),
+            Code::Capabilities => privileges::set_capabilities(word(0), word(1) != 0),
+            Code::NoNewPrivileges => privileges::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            Code::FilterCalls => privileges::filter_calls(payload, size),
+            Code::BeginRuleset => privileges::begin_ruleset(word(1), number(0)),
+            Code::AllowBeneath => privileges::allow_beneath(number(0), text(4), word(1), word(2), word(3) != 0),
+            Code::Restrict => privileges::restrict(number(0)),
+            _ => Err(errno::EINVAL),
         }
     }
 }

@@ -1,0 +1,52 @@
+//! User namespaces (user_namespaces(7)): made before the main process, which joins one when all that needs privileges is done.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use holdfast_record::{CredentialsRecord, PlanRecord, UserNamespace as Ids};
+use holdfast_sys::socket::pipe;
+use holdfast_sys::spawn::{self, Birthplace, Steps};
+
+/// A user namespace that is held open.
+#[derive(Debug)]
+pub struct UserNamespace(File);
+
+impl UserNamespace {
+    /// Makes one with these ids of the task. A child is born in it, which lives until its maps are written.
+    pub fn make(ids: Ids, plan: &PlanRecord) -> io::Result<Self> {
+        let Ids::KeepId = ids;
+        let own = CredentialsRecord::default();
+        let CredentialsRecord { uid, gid, groups } = plan.credentials.as_ref().unwrap_or(&own);
+        let (gate, release) = pipe()?;
+        // It waits at the gate for something that never comes, and leaves with the pipe.
+        let mut steps = Steps::new().not_dumpable().gate(gate.as_raw_fd());
+        let birthplace = Birthplace {
+            new_namespaces: libc::CLONE_NEWUSER,
+            ..Birthplace::default()
+        };
+        let child = spawn::spawn(&mut steps, birthplace)?;
+        let made = Self::of(child.pid, *uid, *gid, groups);
+        let _ = child.pidfd.send_signal(libc::SIGKILL);
+        drop(release);
+        made
+    }
+
+    fn of(pid: i32, uid: u32, gid: u32, groups: &[u32]) -> io::Result<Self> {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let mut gids = groups.to_vec();
+        gids.push(gid);
+        gids.sort_unstable();
+        gids.dedup();
+        let map = |ids: &[u32]| ids.iter().map(|id| format!("{id} {id} 1\n")).collect::<String>();
+        fs::write(folder.join("uid_map"), map(&[uid]))?;
+        fs::write(folder.join("gid_map"), map(&gids))?;
+        File::open(folder.join("ns/user")).map(Self)
+    }
+
+    /// By which another process of this host can open it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
+    }
+}
