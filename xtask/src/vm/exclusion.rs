@@ -48,3 +48,24 @@ pub const EXCLUSIONS: &[Exclusion] = &[
 pub fn of(program: &str) -> impl Iterator<Item = &'static Exclusion> {
     EXCLUSIONS.iter().filter(move |exclusion| exclusion.program == program)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::program::GO_TESTS;
+    use crate::go;
+
+    #[test]
+    fn every_excluded_go_test_is_there() {
+        let folder = go::module().join("plugin");
+        let files = fs::read_dir(folder).unwrap();
+        let text: String = files
+            .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+            .collect();
+        for exclusion in super::of(GO_TESTS) {
+            let test = exclusion.test.split('/').next().unwrap_or_default();
+            assert!(text.contains(&format!("\nfunc {test}(")), "there is no {test}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ mod host;
 mod idle;
 mod isolation;
 mod isolation_escape;
+mod isolation_moved;
 mod isolation_setup;
 mod launch;
 mod limits;
