@@ -34,6 +34,7 @@ pub mod duration;
 pub mod ending;
 pub mod environment;
 pub mod etc;
+pub mod host;
 #[cfg(feature = "image")]
 pub mod image;
 pub mod isolation;

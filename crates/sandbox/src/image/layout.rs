@@ -14,6 +14,9 @@ use super::{Digest, ImageConfig, ImageError, Reference, blob};
 /// An index in an index in an index.
 const MAX_DEPTH: usize = 4;
 
+/// Docker's limit; the kernel's is 500 (OVL_MAX_STACK).
+const MAX_LAYERS: usize = 128;
+
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The whole name, where containerd and Docker wrote the layout.
 const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -367,6 +370,9 @@ impl Search<'_> {
         }
         if layers.is_empty() {
             return Err(malformed("it has no layers".to_owned()));
+        }
+        if layers.len() > MAX_LAYERS {
+            return Err(malformed(format!("it has more than {MAX_LAYERS} layers")));
         }
         let layers = layers.into_iter().zip(diff_ids).map(|(layer, diff_id)| {
             Ok(LayerBlob {

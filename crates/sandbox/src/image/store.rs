@@ -52,8 +52,8 @@ pub struct StoredLayer {
     pub digest: Digest,
     /// Its folder; what overlayfs gets lies in it.
     pub path: PathBuf,
-    /// Of the uncompressed archive; about what it takes on disk.
-    pub bytes: u64,
+    /// Of the uncompressed archive; about what it takes on disk. Absent: what is written of the layer cannot be read.
+    pub bytes: Option<u64>,
 }
 
 /// `layer.json`.
@@ -153,10 +153,8 @@ impl Store {
         let mut layers = Vec::new();
         for (digest, suffix) in self.names()? {
             let path = self.folder(&digest);
-            if suffix.is_empty()
-                && let Some(record) = read_record(&path)?
-            {
-                let bytes = record.bytes;
+            if suffix.is_empty() {
+                let bytes = read_record(&path).ok().flatten().map(|record| record.bytes);
                 layers.push(StoredLayer { digest, path, bytes });
             }
         }
@@ -185,10 +183,15 @@ impl Store {
         if !flock(&folder, FlockOperation::NonBlockingLockExclusive, &path)? {
             return Err(busy(User::Starting));
         }
-        if let Some(user) = in_use.iter().find(|user| user.starts_with(&path)) {
+        // By its name alone: the records may have come to it by another path.
+        let name = digest.file_name();
+        if let Some(user) = in_use
+            .iter()
+            .find(|user| user.iter().any(|component| component == name.as_str()))
+        {
             return Err(busy(User::Task(user.clone())));
         }
-        if let Some(pid) = in_use::mounted_by(&digest.file_name()) {
+        if let Some(pid) = in_use::mounted_by(&name) {
             return Err(busy(User::Mount(pid)));
         }
         // Under its own name it is whole or not there.

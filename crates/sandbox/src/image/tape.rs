@@ -552,6 +552,40 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_make_it_panic_or_read_on_forever() {
+        let mut builder = tar::Builder::new(Vec::new());
+        builder
+            .append_pax_extensions([("path", &b"long"[..]), ("mtime", b"1.5"), ("SCHILY.xattr.user.x", b"y")])
+            .unwrap();
+        builder
+            .append(&header(tar::EntryType::Regular, "x", 600), &[b'x'; 600][..])
+            .unwrap();
+        let good = builder.into_inner().unwrap();
+        // xorshift: the same bytes in every run.
+        let mut random = 0x2545_F491_4F6C_DD1D_u64;
+        let mut read = [0, 0];
+        for _ in 0..20_000 {
+            let mut archive = good.clone();
+            for _ in 0..3 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let at = (random >> 8) as usize % archive.len();
+                archive[at] = random as u8;
+                // A header with a good checksum is read further.
+                let start = at / BLOCK * BLOCK;
+                let mut block = tar::Header::from_byte_slice(&archive[start..start + BLOCK]).clone();
+                if start != BLOCK {
+                    block.set_cksum();
+                }
+                archive[start..start + BLOCK].copy_from_slice(block.as_bytes());
+            }
+            read[usize::from(entries(&archive).is_ok())] += 1;
+        }
+        assert!(read.iter().all(|count| *count > 100), "{read:?}");
+    }
+
+    #[test]
     fn times_before_the_epoch_and_fractions_are_read() {
         let of = |text: &[u8]| timestamp(text).map(|time| (time.tv_sec, time.tv_nsec));
         assert_eq!(of(b"12"), Some((12, 0)));

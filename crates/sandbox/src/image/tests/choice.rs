@@ -205,6 +205,7 @@ fn what_contradicts_itself_is_named() {
         )
     );
     assert!(error(Vec::new(), &|_| ()).ends_with(" is malformed: it has no layers"));
+    assert!(error(vec![layer.clone(); 129], &|_| ()).ends_with(" is malformed: it has more than 128 layers"));
     // A manifest that says it is larger or smaller than it is.
     let text = error(vec![layer.clone()], &|image| image["size"] = json!(5));
     assert!(text.contains(" bytes, not the 5 that its descriptor says"), "{text}");

@@ -30,7 +30,9 @@ fn a_layer_in_use_is_not_removed() {
     );
     let layers: HashSet<PathBuf> = image.layers.iter().cloned().collect();
     drop(image);
-    // From a task's record.
+    // From a task's record, whichever way it got there.
+    let elsewhere = PathBuf::from("/elsewhere").join(path.file_name().unwrap()).join("tree");
+    refused(&HashSet::from_iter(layers.iter().cloned().chain([elsewhere])));
     assert_eq!(
         refused(&layers),
         format!(
@@ -108,7 +110,20 @@ fn what_a_killed_one_left_is_removed_and_what_is_not_a_layer_stays() {
     fs::create_dir_all(images.join(digest.file_name() + ".tmp/tree/a/b")).unwrap();
     fs::write(images.join(digest.file_name() + ".lock"), "").unwrap();
     fs::write(images.join("README"), "somebody's").unwrap();
-    assert_eq!(store.list().unwrap().len(), 1);
-    assert_eq!(store.remove_unused(&HashSet::new()).unwrap().len(), 2);
+    // A record that was damaged is in nobody's way.
+    let damaged = images.join(Digest::of(b"damaged").file_name());
+    fs::create_dir(&damaged).unwrap();
+    fs::write(damaged.join("layer.json"), "{").unwrap();
+    let sizes: Vec<bool> = store
+        .list()
+        .unwrap()
+        .iter()
+        .map(|layer| layer.bytes.is_some())
+        .collect();
+    assert_eq!(
+        (sizes.len(), sizes.contains(&true), sizes.contains(&false)),
+        (2, true, true)
+    );
+    assert_eq!(store.remove_unused(&HashSet::new()).unwrap().len(), 3);
     assert_eq!(names(&guard), ["README"]);
 }
