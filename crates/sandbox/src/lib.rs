@@ -35,6 +35,8 @@ pub mod ending;
 pub mod environment;
 pub mod etc;
 pub mod host;
+#[cfg(feature = "image")]
+pub mod image;
 pub mod isolation;
 pub mod limits;
 pub mod network;

@@ -208,14 +208,18 @@ fn unveiled(
     profile: Profile,
 ) -> Result<Option<Vec<Unveiled>>, Failure> {
     let UnveilPolicy { paths, defaults, .. } = &settings.options.isolation.unveil;
+    // Whether the job may say something was found out with its options.
+    let named = [paths.as_slice(), asked].concat();
+    if named.is_empty() {
+        return Ok(None);
+    }
     let own: Vec<&Path> = match profile {
         Profile::Raw => vec![&folders.task, &folders.shared],
         Profile::Exec | Profile::Holdfast => ["/alloc", "/local", "/secrets", "/tmp", "/var/tmp"]
             .map(Path::new)
             .into(),
     };
-    // Whether the job may say something was found out with its options.
-    unveil::settle(*defaults, &own, paths, true, asked).map_err(invalid)
+    unveil::settle(*defaults, &own, &named).map(Some).map_err(invalid)
 }
 
 /// A path of the host that a job names, with its links followed: what the operator allows is where it leads.
@@ -347,3 +351,6 @@ pub(super) fn settle_capabilities(
     let available: Set = capability::available().map_err(failed)?;
     capability::cut(sets, available, added, is_strict, warnings).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests;
