@@ -29,7 +29,10 @@ impl AllowedHostPaths {
                 let mut names = path.components();
                 Path::new(glob).components().all(|pattern| match names.next() {
                     // A star must not reach over a slash: `/srv/*/data` is not meant to allow `/srv/a/b/data`.
-                    Some(name) => matches_glob(&pattern.as_os_str().to_string_lossy(), &name.as_os_str().to_string_lossy()),
+                    Some(name) => matches_glob(
+                        &pattern.as_os_str().to_string_lossy(),
+                        &name.as_os_str().to_string_lossy(),
+                    ),
                     None => false,
                 })
             })
@@ -49,7 +52,13 @@ mod tests {
     fn a_path_is_allowed_with_all_that_lies_below_it_and_a_star_ends_at_a_slash() {
         let globs = ["/srv/*/data", "/dev/nvidia*", "/opt/one"].map(str::to_owned);
         let allowed = AllowedHostPaths::parse(globs.into()).unwrap();
-        for path in ["/srv/a/data", "/srv/a/data/x/y", "/dev/nvidia0", "/opt/one/", "/opt/one/x"] {
+        for path in [
+            "/srv/a/data",
+            "/srv/a/data/x/y",
+            "/dev/nvidia0",
+            "/opt/one/",
+            "/opt/one/x",
+        ] {
             assert!(allowed.allow(Path::new(path)), "{path}");
         }
         for path in [
@@ -79,7 +88,10 @@ mod tests {
     fn what_is_no_path_is_named() {
         for glob in ["srv", "", "/srv/../etc", "*"] {
             let error = AllowedHostPaths::parse(vec![glob.to_owned()]).unwrap_err();
-            assert_eq!(error.to_string(), format!("{glob:?} is not an absolute path without \"..\""));
+            assert_eq!(
+                error.to_string(),
+                format!("{glob:?} is not an absolute path without \"..\"")
+            );
         }
     }
 }

@@ -224,7 +224,8 @@ fn rootfs(values: &mut Values) -> Result<Rootfs, InvalidTaskOptions> {
 
 fn mount(mut block: Values) -> Result<Entry, InvalidTaskOptions> {
     let target = target("mount target", block.text("target"))?;
-    let wrong = |why: String| InvalidTaskOptions::value(format_args!("mount at {:?}: {why}", target.display().to_string()));
+    let wrong =
+        |why: String| InvalidTaskOptions::value(format_args!("mount at {:?}: {why}", target.display().to_string()));
     let read_only = block.flag("readonly").unwrap_or(false);
     let (kind, source) = (block.text("type"), block.text("source"));
     let (propagation, size) = (block.text("propagation"), block.text("size"));
@@ -242,7 +243,9 @@ fn mount(mut block: Values) -> Result<Entry, InvalidTaskOptions> {
             }
             let source = source.ok_or_else(|| wrong("a bind needs a source".to_owned()))?;
             if !is_plain(Path::new(&source)) {
-                return Err(wrong(format!("source {source:?} is not an absolute path without \"..\"")));
+                return Err(wrong(format!(
+                    "source {source:?} is not an absolute path without \"..\""
+                )));
             }
             What::Bind {
                 source: PathBuf::from(source),
@@ -289,7 +292,11 @@ fn tmpfs(text: &str) -> Result<TmpfsOption, InvalidTaskOptions> {
                 tmpfs.mode = bits.ok_or_else(|| wrong(format!("mode {mode:?} is not an octal number up to 7777")))?;
             }
             None if matches!(option, "rw" | "nosuid" | "nodev") => {}
-            _ => return Err(wrong(format!("{option:?} is none of size=SIZE, mode=OCTAL, rw, nosuid and nodev"))),
+            _ => {
+                return Err(wrong(format!(
+                    "{option:?} is none of size=SIZE, mode=OCTAL, rw, nosuid and nodev"
+                )));
+            }
         }
     }
     Ok(tmpfs)
@@ -359,11 +366,7 @@ fn shm_bytes(values: &Values) -> Result<Option<u64>, InvalidTaskOptions> {
     }
 }
 
-fn no_new_privileges(
-    values: &Values,
-    profile: Profile,
-    policy: &IsolationPolicy,
-) -> Result<bool, InvalidTaskOptions> {
+fn no_new_privileges(values: &Values, profile: Profile, policy: &IsolationPolicy) -> Result<bool, InvalidTaskOptions> {
     match (values.flag("no_new_privileges"), profile) {
         (Some(false), Profile::Holdfast) if !policy.allow_root => {
             Err(needs_operator("no_new_privileges = false", "allow_root"))

@@ -65,7 +65,13 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
             .map(|mode| mode.unwrap_or(usual))
             .map_err(built_in)
     };
-    let of_holdfast = |private| if private { IsolationMode::Private } else { IsolationMode::Host };
+    let of_holdfast = |private| {
+        if private {
+            IsolationMode::Private
+        } else {
+            IsolationMode::Host
+        }
+    };
     let modes = Modes {
         mount: of_holdfast(profile != Profile::Raw),
         pid: mode("default_pid_mode", IsolationMode::Host)?,

@@ -57,7 +57,12 @@ pub fn seccomp(value: &str) -> Result<Option<SeccompProfile>, UnknownWord> {
 
 /// `keyring`: true if it is the task's own.
 pub fn keyring(value: &str) -> Result<bool, UnknownWord> {
-    word("keyring", value, &[("private", true), ("host", false)], "private and host")
+    word(
+        "keyring",
+        value,
+        &[("private", true), ("host", false)],
+        "private and host",
+    )
 }
 
 /// `propagation`, in the agent's words for its volumes (nomad/structs/volumes.go).

@@ -44,7 +44,9 @@ impl OfAgent {
                 searches,
                 options,
             },
-            hosts: network.and_then(|network| network.hosts_config.clone()).unwrap_or_default(),
+            hosts: network
+                .and_then(|network| network.hosts_config.clone())
+                .unwrap_or_default(),
             in_own_network: network_namespace(network).is_some(),
         }
     }
@@ -288,7 +290,9 @@ fn target(path: &str, what: &str) -> Result<PathBuf, Failure> {
 
 fn source(path: &str, what: &str) -> Result<PathBuf, Failure> {
     if !path.starts_with('/') {
-        return Err(invalid(format_args!("{what} of {path:?}: not an absolute path of the host")));
+        return Err(invalid(format_args!(
+            "{what} of {path:?}: not an absolute path of the host"
+        )));
     }
     Ok(PathBuf::from(path))
 }

@@ -59,8 +59,18 @@ mod tests {
         };
         let cases = [
             (Profile::Raw, FsIsolation::None, MountConfigs::NoMounts, vec![0, 1]),
-            (Profile::Exec, FsIsolation::Chroot, MountConfigs::UnknownMounts, vec![0, 1]),
-            (Profile::Holdfast, FsIsolation::Image, MountConfigs::UnknownMounts, vec![0, 1, 3]),
+            (
+                Profile::Exec,
+                FsIsolation::Chroot,
+                MountConfigs::UnknownMounts,
+                vec![0, 1],
+            ),
+            (
+                Profile::Holdfast,
+                FsIsolation::Image,
+                MountConfigs::UnknownMounts,
+                vec![0, 1, 3],
+            ),
         ];
         for (profile, isolation, mounts, network_isolation_modes) in cases {
             let usual = DriverCapabilities {

@@ -9,12 +9,12 @@ use holdfast_wire::executor_v1::{ExecRequest, ExecSetup, FreezeRequest, SignalRe
 use holdfast_wire::nomad_driver::driver_server::Driver as DriverRpc;
 use holdfast_wire::nomad_driver::{
     CapabilitiesRequest, CapabilitiesResponse, CreateNetworkRequest, CreateNetworkResponse, DestroyNetworkRequest,
-    DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse, DriverTaskEvent,
-    ExecTaskRequest, ExecTaskResponse, ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult,
-    FingerprintRequest, FingerprintResponse, InspectTaskRequest, InspectTaskResponse, RecoverTaskRequest,
-    RecoverTaskResponse, SignalTaskRequest, SignalTaskResponse, StartTaskRequest, StartTaskResponse, StopTaskRequest,
-    StopTaskResponse, TaskConfigSchemaRequest, TaskConfigSchemaResponse, TaskDriverStatus, TaskEventsRequest,
-    TaskState, TaskStatsRequest, TaskStatsResponse, TaskStatus, WaitTaskRequest, WaitTaskResponse, start_task_response,
+    DestroyNetworkResponse, DestroyTaskRequest, DestroyTaskResponse, DriverTaskEvent, ExecTaskRequest,
+    ExecTaskResponse, ExecTaskStreamingRequest, ExecTaskStreamingResponse, ExitResult, FingerprintRequest,
+    FingerprintResponse, InspectTaskRequest, InspectTaskResponse, RecoverTaskRequest, RecoverTaskResponse,
+    SignalTaskRequest, SignalTaskResponse, StartTaskRequest, StartTaskResponse, StopTaskRequest, StopTaskResponse,
+    TaskConfigSchemaRequest, TaskConfigSchemaResponse, TaskDriverStatus, TaskEventsRequest, TaskState,
+    TaskStatsRequest, TaskStatsResponse, TaskStatus, WaitTaskRequest, WaitTaskResponse, start_task_response,
 };
 use prost_types::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,8 +25,8 @@ use super::{capabilities, session};
 use crate::driver::Driver;
 use crate::end::{self, Stop};
 use crate::failure::{Failure, with_recoverable};
-use crate::options::table::Place;
 use crate::options::spec;
+use crate::options::table::Place;
 use crate::table::{Facts, Outcome, Phase};
 use crate::{fingerprint, network, owner, recover, start, stats};
 

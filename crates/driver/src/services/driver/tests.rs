@@ -345,7 +345,10 @@ async fn a_task_in_the_table_is_not_started_again_s3() {
 async fn capabilities_are_what_the_first_agent_was_told_until_the_plugin_ends_c1() {
     let service = DriverService(Driver::new(PluginName::HoldfastRaw, Shutdown::new()).unwrap());
     let told = async || {
-        let answer = service.capabilities(Request::new(CapabilitiesRequest {})).await.unwrap();
+        let answer = service
+            .capabilities(Request::new(CapabilitiesRequest {}))
+            .await
+            .unwrap();
         answer.into_inner().capabilities.unwrap()
     };
     let configure = |blob: &[u8], of_agent: bool| {
