@@ -6,9 +6,11 @@
 //!
 //! Kernel documents: `admin-guide/cgroup-v1/*.rst` and `admin-guide/cgroup-v2.rst`, cited as cgroup-v1 and cgroup-v2.
 
+mod delegation;
 mod devices;
 mod directory;
 mod freeze;
+mod host;
 mod interface;
 mod kill;
 mod limits;
@@ -26,8 +28,10 @@ mod version;
 mod watch;
 mod weight;
 
+pub use delegation::{Delegation, NoDelegation, Subtree, Unusable, version_of};
 pub use devices::{DeviceError, DeviceRule, restrict_devices, unrestrict_devices};
 pub use freeze::{begin_freeze, freeze, is_frozen, thaw};
+pub use host::{AgentsRefusal, HostCgroups, Layout, Vantage, cgroup_of, takes_device_programs};
 pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};
 pub use members::{enter, enter_alone, pids, populated, procs_file, threads_file};

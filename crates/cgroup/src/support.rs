@@ -51,7 +51,7 @@ impl Support {
         }
     }
 
-    fn probe_below(root: &Path, version: Version, release: &str, takes_programs: fn() -> bool) -> Support {
+    pub(crate) fn probe_below(root: &Path, version: Version, release: &str, takes_programs: fn() -> bool) -> Support {
         match version {
             Version::V1 => {
                 let has = |name: &str| is_hierarchy(&root.join(name));

@@ -16,7 +16,7 @@ pub enum Version {
 }
 
 /// Controllers without which the agent does not use v2 (`client/lib/cgroupslib/mount.go`).
-const REQUIRED: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+pub(crate) const REQUIRED: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 
 /// The version that the agent uses on this host. `None`: it uses no cgroups, because none are mounted, a required
 /// controller is missing, or this process may not write to them.
@@ -34,7 +34,12 @@ pub fn version() -> Option<Version> {
 }
 
 /// v1 needs root. v2 needs the controllers, and root or the ownership of `nomad.slice` (a delegated subtree).
-fn decide(mountinfo: &str, controllers: Option<&str>, uid: u32, slice_owner: Option<u32>) -> Option<Version> {
+pub(crate) fn decide(
+    mountinfo: &str,
+    controllers: Option<&str>,
+    uid: u32,
+    slice_owner: Option<u32>,
+) -> Option<Version> {
     match mounted(mountinfo)? {
         Version::V1 => (uid == 0).then_some(Version::V1),
         Version::V2 => {
@@ -47,7 +52,7 @@ fn decide(mountinfo: &str, controllers: Option<&str>, uid: u32, slice_owner: Opt
 }
 
 /// What is mounted on [`ROOT`]: a tmpfs holds v1 hierarchies. The first mount that answers wins, as in the agent.
-fn mounted(mountinfo: &str) -> Option<Version> {
+pub(crate) fn mounted(mountinfo: &str) -> Option<Version> {
     mountinfo.lines().find_map(|line| {
         let has = |word: &str| line.split_ascii_whitespace().any(|field| field == word);
         if !has(ROOT) {

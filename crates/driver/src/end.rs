@@ -374,10 +374,11 @@ fn scope_of(placement: &PlacementRecord) -> Option<Scope> {
         own,
         foreign,
     } = placement;
+    let kill = scope.clone()?;
     Some(Scope {
-        version: holdfast_cgroup::version()?,
+        version: holdfast_cgroup::version_of(&kill)?,
         join: join.clone(),
-        kill: scope.clone()?,
+        kill,
         own: own.clone(),
         shared: Vec::<PathBuf>::new(),
         foreign: *foreign,

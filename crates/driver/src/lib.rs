@@ -10,10 +10,12 @@
 //! | [`end`] | StopTask, DestroyTask, and what a dead driver left |
 //! | [`network`] | CreateNetwork, DestroyNetwork |
 //! | [`stats`], [`events`], [`notices`], [`fingerprint`] | what is told without being asked twice |
+//! | [`doctor`] | what a person is told of the host |
 //! | [`services`] | the calls themselves |
 //! | [`executor_binary`] | where executors come from |
 //! | [`plugin`] | the process |
 
+pub mod doctor;
 pub mod driver;
 pub mod end;
 pub mod events;

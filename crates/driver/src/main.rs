@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use holdfast_driver::doctor::Doctor;
 use holdfast_driver::options::page;
 use holdfast_driver::plugin::{self, HANDSHAKE};
 use holdfast_driver::plugin_name::{PluginName, UnknownName};
@@ -28,6 +29,7 @@ enum Command {
     /// Runs job files without Nomad.
     #[command(subcommand)]
     Agent(holdfast_agent::cli::Agent),
+    Doctor(Doctor),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +37,10 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Some(Command::Options) => print_options(),
         Some(Command::Agent(agent)) => match agent.run() {
+            Ok(code) => return code,
+            Err(e) => Err(e),
+        },
+        Some(Command::Doctor(doctor)) => match doctor.run(|| plugin_name(arguments.name)) {
             Ok(code) => return code,
             Err(e) => Err(e),
         },

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use holdfast_cgroup::{Scope, ScopeError, Version};
+use holdfast_cgroup::{Delegation, Scope, ScopeError, Version};
 use holdfast_sandbox::limits::CpuShare;
 use holdfast_sandbox::{Arguments, Environment, LogCollection, Placement, PlanError, Resolver, TaskPlan};
 use holdfast_wire::executor_v1::TaskSpec;
@@ -76,7 +76,7 @@ pub async fn plan(
         ))
     })?;
     let denied = options.denied_envvars.clone();
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = cgroups.warning.into_iter().collect();
     if options.asks_for_rotation && collector == LogCollector::Agent {
         warnings.push(
             "log_max_files, log_max_file_size and log_overflow have no effect: the agent collects logs".to_owned(),
@@ -304,7 +304,8 @@ pub fn environment(task: &TaskConfig, denied: &[String], additions: &Environment
 
 /// Where the executor of a task that was started before belongs.
 pub fn shared_cgroups(task: &TaskConfig) -> Result<Vec<PathBuf>, ScopeError> {
-    Ok(agents_scope(task)?.map(|scope| scope.shared).unwrap_or_default())
+    let scope = Place::of(task)?.scope;
+    Ok(scope.map(|scope| scope.shared).unwrap_or_default())
 }
 
 /// The task's cgroups and its executor's.
@@ -312,12 +313,14 @@ pub fn shared_cgroups(task: &TaskConfig) -> Result<Vec<PathBuf>, ScopeError> {
 struct Cgroups {
     placement: Placement,
     shared: Vec<PathBuf>,
+    /// Why the task has no cgroup.
+    warning: Option<String>,
 }
 
 impl Cgroups {
     fn of(task: &TaskConfig, options: &TaskOptions, profile: Profile) -> Result<Cgroups, ScopeError> {
-        let agents = agents_scope(task)?;
-        let shared = agents.as_ref().map(|scope| scope.shared.clone()).unwrap_or_default();
+        let Place { scope: place, without } = Place::of(task)?;
+        let shared = place.as_ref().map(|scope| scope.shared.clone()).unwrap_or_default();
         // An override is for one version of cgroups; on a host with the other it says nothing, as with the built-in.
         let scope = match (holdfast_cgroup::version(), &options.cgroup_v2_override) {
             (Some(version), _) if options.cgroup_parent.is_some() => {
@@ -332,15 +335,57 @@ impl Cgroups {
                     .map(|(name, path)| (name.as_str(), path.as_str()));
                 Some(Scope::of_v1_override(paths, cpuset_cgroup(task))?)
             }
-            _ => agents,
+            _ => place,
         };
         // Only these tasks pay for one more hierarchy on v1.
         let has_io = options.limits.io_weight.is_some() || !options.limits.io_max.is_empty();
         let scope = scope.map(|scope| if has_io { scope.with_io() } else { scope });
+        let has_devices = profile != Profile::Raw || !options.isolation.devices.is_empty();
+        let scope = scope.map(|scope| if has_devices { scope.with_devices() } else { scope });
+        let warning = without
+            .filter(|_| scope.is_none() && task.resources.is_some())
+            .map(|reason| format!("the task has no cgroup, and no limits of memory, CPU and the like: {reason}"));
         Ok(Cgroups {
             placement: scope.map(Placement::from).unwrap_or_default(),
             shared,
+            warning,
         })
+    }
+}
+
+/// Where a task goes unless its job or the operator says otherwise: into the agent's scope; where that cannot be used, into one of our
+/// own in a cgroup that is delegated to this process; else into none.
+#[derive(Debug, Default)]
+struct Place {
+    scope: Option<Scope>,
+    without: Option<String>,
+}
+
+impl Place {
+    fn of(task: &TaskConfig) -> Result<Place, ScopeError> {
+        let agents = agents_scope(task)?;
+        let unusable = match agents.as_ref().map(Scope::require_usable) {
+            Some(Ok(())) => {
+                return Ok(Place {
+                    scope: agents,
+                    without: None,
+                });
+            }
+            Some(Err(e)) => Some(e.to_string()),
+            // By an agent that makes cgroups a task without one is meant.
+            None if holdfast_cgroup::version().is_some() => return Ok(Place::default()),
+            None => None,
+        };
+        match Delegation::find() {
+            Delegation::Subtree(subtree) => Ok(Place {
+                scope: Some(subtree.scope(&task.alloc_id, &task.name)?),
+                without: None,
+            }),
+            Delegation::None(reason) => Ok(Place {
+                scope: None,
+                without: Some(unusable.unwrap_or_else(|| reason.to_string())),
+            }),
+        }
     }
 }
 

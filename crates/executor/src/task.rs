@@ -291,10 +291,10 @@ fn placement_of(placement: Placement) -> PlacementRecord {
     }
 }
 
-/// The task's cgroups; `None`: it has none, or the host has no cgroups that Nomad would use.
+/// The task's cgroups; `None`: it has none.
 pub fn scope_of(placement: &PlacementRecord) -> Option<Scope> {
-    let version = holdfast_cgroup::version()?;
     let kill = placement.scope.clone().or_else(|| placement.join.first().cloned())?;
+    let version = holdfast_cgroup::version_of(&kill)?;
     Some(Scope {
         version,
         join: placement.join.clone(),

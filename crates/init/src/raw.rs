@@ -55,6 +55,7 @@ pub mod nr {
     pub const SETNS: usize = 308;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;
+    pub const SECCOMP: usize = 317;
     pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
     pub const MOUNT_SETATTR: usize = 442;
@@ -73,6 +74,8 @@ pub mod errno {
     pub const ENOTDIR: i32 = 20;
     pub const EINVAL: i32 = 22;
     pub const ENOSPC: i32 = 28;
+    pub const EBADF: i32 = 9;
+    pub const EBADFD: i32 = 77;
     pub const ECANCELED: i32 = 125;
 }
 

@@ -48,11 +48,6 @@ impl Environment {
             .retain(|name, _| !globs.iter().any(|glob| matches_glob(glob.as_ref(), name)));
     }
 
-    /// The variables in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-
     /// The value of one variable.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
@@ -117,8 +112,7 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// What a plan puts beside the variables that the agent and the job give, and what an adoption, which has only those, must put there
-/// again.
+/// What a plan puts beside the variables that the agent and the job give.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Additions {
     /// Where nobody gave one of that name.
@@ -268,7 +262,6 @@ mod tests {
         let given: Environment = [("PATH", "/job"), ("USER", "job"), ("A", "1")].into_iter().collect();
         let list = additions.around(given).into_list();
         assert_eq!(list, ["A=1", "HOME=/", "PATH=/job", "USER=web"]);
-        assert_eq!(additions.under.iter().next(), Some(("HOME", "/")));
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub mod duration;
 pub mod ending;
 pub mod environment;
 pub mod etc;
+pub mod host;
+#[cfg(feature = "image")]
+pub mod image;
 pub mod isolation;
 pub mod limits;
 pub mod network;

@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use crate::ceilings::{CeilingError, Ceilings};
 use crate::command::{self, CommandError};
-use crate::environment::{Additions, Arguments, Environment, EnvironmentError};
-use crate::isolation::{self, IsolationError, IsolationOptions, Surroundings, View};
+use crate::environment::{Arguments, Environment, EnvironmentError};
+use crate::isolation::{self, IsolationError, IsolationOptions, Resolved, Surroundings, View};
 use crate::limits::{MemoryEnforcement, MemoryLimits, memory_limits};
 use crate::network;
 use crate::output::{LogCollection, OutputError, Sink, Stream};
@@ -255,8 +255,6 @@ pub struct TaskPlan {
     pub args: Arguments,
     /// All of it.
     pub environment: Environment,
-    /// What of it neither the agent nor the job gave.
-    pub additions: Additions,
     /// Absolute, as the task sees it.
     pub work_dir: String,
     /// Absent: whoever the executor is.
@@ -415,7 +413,12 @@ impl TaskPlan {
             runs_as: &runs_as,
             stragglers: ending.stragglers,
         };
-        let (isolation, view) = isolation::resolve(isolation, &around)?;
+        let Resolved {
+            isolation,
+            view,
+            warnings: mut left_out,
+        } = isolation::resolve(isolation, &around)?;
+        warnings.append(&mut left_out);
         let additions = paths.additions(&view, &account, &denied_environment, &runs_as, user.is_some());
         let environment = additions.around(environment);
         environment.check()?;
@@ -436,7 +439,6 @@ impl TaskPlan {
             command,
             args,
             environment,
-            additions,
             work_dir,
             credentials,
             stdout,

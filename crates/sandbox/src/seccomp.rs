@@ -12,9 +12,12 @@
 //! at and for those that are refused: what is allowed whatever its arguments are the kernel (5.11) finds out when the filter is
 //! installed and answers from a bitmap.
 //!
-//! The filter belongs behind every other step, directly before execve(2): it refuses keyctl(2) and mounts. Without
-//! CAP_SYS_ADMIN the kernel takes it only from a process with no_new_privs; where a task shall do without that, it must be
-//! installed before the user is changed, and all that comes then (setresuid(2), capset(2), prctl(2), Landlock) is allowed.
+//! The filter belongs behind every other step, directly before execve(2): it refuses mounts, and it refuses keyctl(2), by which a
+//! task is given a session keyring of its own (session-keyring(7), KEYCTL_JOIN_SESSION_KEYRING). Keys are in no namespace: with an
+//! inherited keyring a task could read those of whoever started the agent, and with these calls those of its user in other tasks.
+//!
+//! Without CAP_SYS_ADMIN the kernel takes a filter only from a process with no_new_privs. A task that shall do without that must
+//! get its filter before the user is changed, and all that comes then (setresuid(2), capset(2), prctl(2), Landlock) is allowed.
 
 mod filter;
 #[cfg(test)]

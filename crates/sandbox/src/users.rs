@@ -21,6 +21,7 @@ pub use denied::{DeniedIdError, DeniedIds};
 use crate::retry;
 use database::{Group, Passwd};
 use getent::Getent;
+pub(crate) use nsswitch::directory_services;
 
 /// Home of a dynamic user (contract, U-2).
 const DYNAMIC_HOME: &str = "/nonexistent";

@@ -9,6 +9,7 @@ pub mod file;
 pub mod landlock;
 pub mod limit;
 pub mod network;
+pub mod probe;
 pub mod process;
 pub mod readiness;
 pub mod seccomp;

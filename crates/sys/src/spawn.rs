@@ -292,6 +292,11 @@ impl Steps {
         self.words(Code::AllowBeneath, &words, &[path.as_ref()])
     }
 
+    /// Allows rights at what an open descriptor is of; a nameless pipe needs none.
+    pub fn allow_descriptor(self, ruleset: i32, fd: i32, access: u64) -> Self {
+        self.words(Code::AllowDescriptor, &[number(ruleset), number(fd), access], &[])
+    }
+
     /// From here on only what the ruleset allows; closes it.
     pub fn restrict(self, ruleset: i32) -> Self {
         self.words(Code::Restrict, &[number(ruleset)], &[])
@@ -710,6 +715,7 @@ mod tests {
             (nr::UMOUNT2, libc::SYS_umount2),
             (nr::SETHOSTNAME, libc::SYS_sethostname),
             (nr::KEYCTL, libc::SYS_keyctl),
+            (nr::SECCOMP, libc::SYS_seccomp),
             (nr::UNSHARE, libc::SYS_unshare),
             (nr::DUP3, libc::SYS_dup3),
             (nr::OPEN_TREE, libc::SYS_open_tree),

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use holdfast_cgroup::MemoryMax;
-use holdfast_record::{Entry, MountFlags, Propagation, SeccompProfile, UserNamespace, What};
+use holdfast_record::{Entry, MountFlags, Propagation, SeccompProfile, Unveiled, UserNamespace, What};
 use holdfast_sandbox::capability::{self, CapabilityError, Set};
 use holdfast_sandbox::etc::{Dns, ExtraHost, check_hostname};
 use holdfast_sandbox::isolation::{DeviceOption, IsolationMode, Modes, TmpfsOption};
 use holdfast_sandbox::limits::parse_size;
+use holdfast_sandbox::unveil;
 
 use super::decode::Values;
 use super::host_paths::is_plain;
 use super::plugin::PluginOptions;
-use super::policy::IsolationPolicy;
+use super::policy::{IsolationPolicy, UnveilPolicy};
 use super::task::InvalidTaskOptions;
 use super::words;
 use crate::plugin_name::{PluginName, Profile};
@@ -54,8 +55,8 @@ pub struct IsolationOptions {
     pub seccomp: Option<SeccompProfile>,
     /// A session keyring of the task's own.
     pub private_keyring: bool,
-    /// `modes:path`, the operator's and the job's; absent: all files.
-    pub unveil: Option<Vec<String>>,
+    /// Files that the job unveils, beside the operator's.
+    pub unveil: Vec<Unveiled>,
 }
 
 /// What a job may have of capabilities.
@@ -393,12 +394,17 @@ fn seccomp(
 }
 
 /// The operator's paths bind everybody; a job may add to them only with the operator's word, and may always bind itself.
-fn unveil(values: &mut Values, policy: &IsolationPolicy) -> Result<Option<Vec<String>>, InvalidTaskOptions> {
-    let asked = values.texts("unveil");
-    let paths = &policy.unveil.paths;
-    if !paths.is_empty() && !asked.is_empty() && !policy.unveil.by_task {
-        return Err(needs_operator("unveil", "unveil_by_task"));
+fn unveil(values: &mut Values, policy: &IsolationPolicy) -> Result<Vec<Unveiled>, InvalidTaskOptions> {
+    let asked = unveil::parse_all("unveil", &values.texts("unveil")).map_err(InvalidTaskOptions::value)?;
+    let UnveilPolicy { paths, by_task, .. } = &policy.unveil;
+    if !paths.is_empty() && !asked.is_empty() && !by_task {
+        return Err(needs_operator(
+            "unveil beside the operator's unveil_paths",
+            "unveil_by_task",
+        ));
     }
-    let all = [paths.as_slice(), asked.as_slice()].concat();
-    Ok((!all.is_empty()).then_some(all))
+    Ok(asked)
 }
+
+#[cfg(test)]
+mod tests;

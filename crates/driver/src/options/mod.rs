@@ -7,6 +7,8 @@ pub mod decode;
 mod host_paths;
 mod isolation;
 mod limits;
+#[cfg(test)]
+pub(crate) mod message_pack;
 pub mod page;
 mod plugin;
 mod policy;

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use holdfast_sandbox::capability;
+use holdfast_record::Unveiled;
 use holdfast_sandbox::isolation::{IsolationMode, Modes};
+use holdfast_sandbox::{capability, unveil};
 
 use super::decode::Values;
 use super::host_paths::{AllowedHostPaths, UnusablePath, is_plain};
@@ -34,8 +35,8 @@ pub struct IsolationPolicy {
 /// Landlock's rules for all tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnveilPolicy {
-    /// `modes:path`; none: all files, unless the task says something.
-    pub paths: Vec<String>,
+    /// None: all files, unless the task says something.
+    pub paths: Vec<Unveiled>,
     /// What nearly every program needs is added.
     pub defaults: bool,
     /// Tasks may add to `paths`.
@@ -101,7 +102,8 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
         allowed_host_paths: AllowedHostPaths::parse(values.texts("allowed_host_paths"))
             .map_err(|e| wrong("allowed_host_paths", e))?,
         unveil: UnveilPolicy {
-            paths: values.texts("unveil_paths"),
+            paths: unveil::parse_all("unveil_paths", &values.texts("unveil_paths"))
+                .map_err(|e| InvalidPluginOptions::Value(format!("option {e}")))?,
             defaults: values.bool("unveil_defaults"),
             by_task: values.bool("unveil_by_task"),
         },

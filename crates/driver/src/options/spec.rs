@@ -133,4 +133,70 @@ mod tests {
         expected.extend(default);
         assert_eq!(found["enabled"].encode_to_vec(), expected);
     }
+    /// What is in front of a literal: `Spec { default: Default { primary, default: Spec { literal } } }`.
+    fn default_bytes(primary: &[u8], literal: &str) -> Vec<u8> {
+        fn field(tag: u8, content: &[u8]) -> Vec<u8> {
+            let mut bytes = vec![tag];
+            prost::encoding::encode_varint(content.len() as u64, &mut bytes);
+            bytes.extend_from_slice(content);
+            bytes
+        }
+        let literal = field(0x52, &field(0x0a, literal.as_bytes()));
+        field(0x4a, &[field(0x0a, primary), field(0x12, &literal)].concat())
+    }
+
+    #[test]
+    fn the_schemas_of_exec_have_the_built_ins_options_and_defaults() {
+        let found = attributes(Place::Task, PluginName::Exec);
+        let expected = [
+            ("command", "string", true),
+            ("args", "list(string)", false),
+            ("pid_mode", "string", false),
+            ("ipc_mode", "string", false),
+            ("cap_add", "list(string)", false),
+            ("cap_drop", "list(string)", false),
+            ("work_dir", "string", false),
+        ];
+        for (name, kind, required) in expected {
+            assert_eq!(found[name].encode_to_vec(), attr_bytes(name, kind, required), "{name}");
+        }
+        let found = attributes(Place::Plugin, PluginName::Exec);
+        for name in ["denied_host_uids", "denied_host_gids"] {
+            assert_eq!(found[name].encode_to_vec(), attr_bytes(name, "string", false), "{name}");
+        }
+        let capabilities = "[\"AUDIT_WRITE\",\"CHOWN\",\"DAC_OVERRIDE\",\"FOWNER\",\"FSETID\",\"KILL\",\"MKNOD\",\
+                            \"NET_BIND_SERVICE\",\"SETFCAP\",\"SETGID\",\"SETPCAP\",\"SETUID\",\"SYS_CHROOT\"]";
+        let expected = [
+            ("no_pivot_root", "bool", "false"),
+            ("default_pid_mode", "string", "\"private\""),
+            ("default_ipc_mode", "string", "\"private\""),
+            ("allow_caps", "list(string)", capabilities),
+        ];
+        for (name, kind, literal) in expected {
+            let primary = attr_bytes(name, kind, false);
+            assert_eq!(found[name].encode_to_vec(), default_bytes(&primary, literal), "{name}");
+        }
+        assert!(!found.contains_key("enabled"), "whoever configures it has it");
+    }
+
+    #[test]
+    fn a_block_list_names_its_parts() {
+        for name in PluginName::ALL {
+            let found = attributes(Place::Task, name);
+            let Some(Block::BlockList(list)) = &found["devices"].block else {
+                panic!("{:?}", found["devices"]);
+            };
+            assert_eq!((list.name.as_str(), list.min_items, list.max_items), ("devices", 0, 0));
+            let Some(Block::Object(device)) = list.nested.as_ref().and_then(|nested| nested.block.as_ref()) else {
+                panic!("{list:?}");
+            };
+            // As the docker driver names them.
+            for part in ["host_path", "container_path", "cgroup_permissions"] {
+                assert_eq!(
+                    device.attributes[part].encode_to_vec(),
+                    attr_bytes(part, "string", false)
+                );
+            }
+        }
+    }
 }

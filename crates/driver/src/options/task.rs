@@ -297,6 +297,7 @@ mod tests {
 
     use super::*;
     use crate::options::Value::{self, Bool, Integer};
+    use crate::options::message_pack::{block, list, map, text};
 
     fn decoded(blob: &[u8]) -> Result<TaskOptions, String> {
         let plugin = PluginOptions::decode(&[], PluginName::RawExec).unwrap();
@@ -370,54 +371,9 @@ mod tests {
         }
     }
 
+    /// A task's block with a command.
     fn message_pack(options: &[(&str, Value)]) -> Vec<u8> {
-        fn text(blob: &mut Vec<u8>, text: &str) {
-            blob.push(0xd9);
-            blob.push(u8::try_from(text.len()).unwrap());
-            blob.extend(text.bytes());
-        }
-        fn value(blob: &mut Vec<u8>, of: &Value) {
-            match of {
-                Value::Bool(value) => blob.push(if *value { 0xc3 } else { 0xc2 }),
-                Value::Integer(number) => {
-                    blob.push(0xd3);
-                    blob.extend(number.to_be_bytes());
-                }
-                Value::Text(value) => text(blob, value),
-                Value::List(items) => {
-                    blob.push(0x90 | u8::try_from(items.len()).unwrap());
-                    items.iter().for_each(|item| value(blob, item));
-                }
-                Value::Map(map) => {
-                    blob.push(0x80 | u8::try_from(map.len()).unwrap());
-                    for (key, item) in map {
-                        text(blob, key);
-                        value(blob, item);
-                    }
-                }
-                Value::Null | Value::Float(_) => unreachable!("no case has one"),
-            }
-        }
-        let mut blob = vec![0x80 | u8::try_from(options.len() + 1).unwrap()];
-        text(&mut blob, "command");
-        text(&mut blob, "c");
-        for (name, of) in options {
-            text(&mut blob, name);
-            value(&mut blob, of);
-        }
-        blob
-    }
-
-    fn text(text: &str) -> Value {
-        Value::Text(text.to_owned())
-    }
-
-    fn map(key: &str, value: &str) -> Value {
-        Value::Map([(key.to_owned(), text(value))].into())
-    }
-
-    fn list(items: &[&str]) -> Value {
-        Value::List(items.iter().map(|item| text(item)).collect())
+        block(&[&[("command", text("c"))], options].concat())
     }
 
     #[test]

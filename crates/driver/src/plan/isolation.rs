@@ -3,15 +3,18 @@
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
-use holdfast_record::{CapabilitySets, Confinement, Entry, MountFlags, What};
+use holdfast_record::{CapabilitySets, Confinement, Entry, MountFlags, Unveiled, What};
 use holdfast_sandbox::capability::{self, Convention, Set};
 use holdfast_sandbox::etc::{self, Dns, HostEtc, Network};
 use holdfast_sandbox::isolation::{Account, DeviceOption, IsolationMode, RootOption};
+use holdfast_sandbox::unveil;
 use holdfast_wire::nomad_driver::{Device, DnsConfig, HostsConfig, Mount, NetworkIsolationSpec, TaskConfig};
 
-use super::network_namespace;
+use super::{network_namespace, task_dir};
 use crate::failure::Failure;
-use crate::options::{AllowedHostPaths, IsolationOptions, Rootfs, TaskCapabilities, device_option, propagation};
+use crate::options::{
+    AllowedHostPaths, IsolationOptions, Rootfs, TaskCapabilities, UnveilPolicy, device_option, propagation,
+};
 use crate::plugin_name::Profile;
 use crate::settings::Settings;
 
@@ -26,6 +29,14 @@ pub(super) struct OfAgent {
     dns: Dns,
     hosts: HostsConfig,
     in_own_network: bool,
+    folders: Folders,
+}
+
+/// Of the task, on the host.
+#[derive(Debug, Clone)]
+struct Folders {
+    task: PathBuf,
+    shared: PathBuf,
 }
 
 impl OfAgent {
@@ -48,6 +59,10 @@ impl OfAgent {
                 .and_then(|network| network.hosts_config.clone())
                 .unwrap_or_default(),
             in_own_network: network_namespace(network).is_some(),
+            folders: Folders {
+                task: PathBuf::from(task_dir(task)),
+                shared: Path::new(&task.alloc_dir).join("alloc"),
+            },
         }
     }
 }
@@ -93,6 +108,7 @@ pub(super) fn resolve(
         dns: agents_dns,
         hosts,
         in_own_network,
+        folders,
     } = agent;
     let policy = &settings.options.isolation;
     let allowed = &policy.allowed_host_paths;
@@ -152,7 +168,7 @@ pub(super) fn resolve(
                 capabilities: None,
                 no_new_privileges,
                 seccomp,
-                unveil: unveil.map(|words| unveiled(&words, settings)).transpose()?,
+                unveil: unveiled(&unveil, &folders, settings, profile)?,
                 private_keyring,
             },
             account,
@@ -184,8 +200,26 @@ fn image(reference: &str, _: &Settings) -> Result<(RootOption, Account), Failure
     Err(invalid(format_args!("rootfs {reference:?}: images are not built yet")))
 }
 
-fn unveiled(words: &[String], _: &Settings) -> Result<Vec<holdfast_record::Unveiled>, Failure> {
-    Err(invalid(format_args!("unveil {words:?}: not built yet")))
+/// What a task is restricted to, with folders of its own as it sees them.
+fn unveiled(
+    asked: &[Unveiled],
+    folders: &Folders,
+    settings: &Settings,
+    profile: Profile,
+) -> Result<Option<Vec<Unveiled>>, Failure> {
+    let UnveilPolicy { paths, defaults, .. } = &settings.options.isolation.unveil;
+    // Whether the job may say something was found out with its options.
+    let named = [paths.as_slice(), asked].concat();
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let own: Vec<&Path> = match profile {
+        Profile::Raw => vec![&folders.task, &folders.shared],
+        Profile::Exec | Profile::Holdfast => ["/alloc", "/local", "/secrets", "/tmp", "/var/tmp"]
+            .map(Path::new)
+            .into(),
+    };
+    unveil::settle(*defaults, &own, &named).map(Some).map_err(invalid)
 }
 
 /// A path of the host that a job names, with its links followed: what the operator allows is where it leads.
@@ -317,3 +351,6 @@ pub(super) fn settle_capabilities(
     let available: Set = capability::available().map_err(failed)?;
     capability::cut(sets, available, added, is_strict, warnings).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests;

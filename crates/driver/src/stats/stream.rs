@@ -81,8 +81,11 @@ fn meter(sources: &Sources, facts: &Facts, compute: Compute) -> Meter {
         Some(scope) if !placement.foreign => Members::Cgroup(scope.clone()),
         _ => Members::Tree(facts.main_pid),
     };
-    let source = holdfast_cgroup::version()
-        .filter(|_| !placement.foreign && !placement.join.is_empty())
+    let source = placement
+        .join
+        .first()
+        .filter(|_| !placement.foreign)
+        .and_then(|dir| holdfast_cgroup::version_of(dir))
         .and_then(|version| sources.of(&facts.dir, version, placement.join));
     Meter::new(facts.name.id.clone(), compute, source, members)
 }

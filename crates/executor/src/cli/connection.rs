@@ -133,7 +133,10 @@ pub fn orphans_scope(record: &Record) -> Result<Scope> {
 
 /// Where the dead executor was. Only what is there already: a person's command makes no cgroups for others.
 fn shared_cgroups(placement: &PlacementRecord) -> Vec<PathBuf> {
-    let (Some(version), Some(scope), false) = (holdfast_cgroup::version(), &placement.scope, placement.foreign) else {
+    let (Some(scope), false) = (&placement.scope, placement.foreign) else {
+        return Vec::new();
+    };
+    let Some(version) = holdfast_cgroup::version_of(scope) else {
         return Vec::new();
     };
     let Some(parent) = parent_of(version, scope) else {

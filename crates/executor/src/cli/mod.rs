@@ -16,6 +16,7 @@ mod limits;
 mod logs;
 mod ls;
 mod man;
+mod network;
 mod output;
 mod processes;
 mod relay;

@@ -11,6 +11,7 @@ use holdfast_record::now_ms;
 use serde::Serialize;
 
 use super::known::{Known, State, end_of};
+use super::network::{self, Counters, Interface};
 use super::table::{bytes, cpu_time, percent, render_fields, right};
 use super::target::TaskArgument;
 use super::{print, values};
@@ -65,17 +66,24 @@ struct Measured {
     memory_pressure_full_avg10: Option<f64>,
     io_pressure_some_avg10: Option<f64>,
     io_pressure_full_avg10: Option<f64>,
+    network: Option<Vec<Interface>>,
 }
 
 impl Stats {
     pub async fn run(self, state_dir: &Path) -> Result<ExitCode> {
         let known = Known::by_records(self.task.find_dir(state_dir)?)?;
         let mut sampler = sampler(&known)?;
+        let counters = Counters::open(&known);
+        let interfaces = || counters.as_ref().and_then(Counters::read);
         let Some(interval) = self.interval else {
             let sample = sampler.sample()?;
             match self.json {
-                true => print(line_of_json(&measured(&known, &sample, None))?)?,
-                false => print(render_fields(&fields(&sample)))?,
+                true => print(line_of_json(&measured(&known, &sample, None, interfaces()))?)?,
+                false => {
+                    let mut fields = fields(&sample);
+                    fields.extend(network::fields(&interfaces().unwrap_or_default()));
+                    print(render_fields(&fields))?;
+                }
             }
             return Ok(ExitCode::SUCCESS);
         };
@@ -94,7 +102,7 @@ impl Stats {
             let busy = busy(before, &sample);
             before = Some((Instant::now(), sample.total));
             match self.json {
-                true => print(line_of_json(&measured(&known, &sample, busy))?)?,
+                true => print(line_of_json(&measured(&known, &sample, busy, interfaces()))?)?,
                 false => print(row(&sample, busy))?,
             }
             left = left.map(|left| left - 1);
@@ -142,7 +150,7 @@ fn line_of_json(measured: &Measured) -> Result<String> {
     Ok(format!("{}\n", serde_json::to_string(measured)?))
 }
 
-fn measured(known: &Known, sample: &Sample, busy: Option<f64>) -> Measured {
+fn measured(known: &Known, sample: &Sample, busy: Option<f64>, network: Option<Vec<Interface>>) -> Measured {
     let nanoseconds = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     Measured {
         task_id: known.intent.task_id.clone(),
@@ -175,6 +183,7 @@ fn measured(known: &Known, sample: &Sample, busy: Option<f64>) -> Measured {
         memory_pressure_full_avg10: full(sample.pressure.memory),
         io_pressure_some_avg10: some(sample.pressure.io),
         io_pressure_full_avg10: full(sample.pressure.io),
+        network,
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::AsFd;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Output, Stdio};
 
 use holdfast_executor::client::Peer;
 use holdfast_record::Status;
+use holdfast_sys::network::{LOOPBACK, UP, interface_flags, set_interface_flags};
 use holdfast_wire::executor_v1::{CommitRequest, LaunchResponse, TaskSpec};
 use serde_json::Value;
 
@@ -389,6 +391,55 @@ async fn what_a_task_uses_is_measured_without_its_executor() {
     assert_eq!(endless.wait().unwrap().code(), Some(0));
     for arguments in [&["stats", "web", "-n", "1"][..], &["stats", "web", "--interval", "0"]] {
         assert_eq!(host.by_hand(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    host.nothing_left();
+}
+
+/// A namespace with loopback up, through which some bytes went; it lives as long as the file is open.
+fn network_namespace() -> fs::File {
+    let make = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let flags = interface_flags(&socket, LOOPBACK).unwrap();
+        set_interface_flags(&socket, LOOPBACK, flags | UP).unwrap();
+        let own = ("127.0.0.1", socket.local_addr().unwrap().port());
+        socket.send_to(&[0; 1000], own).unwrap();
+        socket.recv(&mut [0; 1000]).unwrap();
+        fs::File::open("/proc/thread-self/ns/net").unwrap()
+    };
+    std::thread::spawn(make).join().unwrap()
+}
+
+#[tokio::test]
+async fn what_goes_through_a_tasks_own_network_is_told_and_the_hosts_is_not() {
+    if !has_cgroups() {
+        return;
+    }
+    let mut host = Host::new();
+    let namespace = network_namespace();
+    let apart = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    for (name, path) in [("apart", apart.as_str()), ("shared", "/proc/self/ns/net"), ("host", "")] {
+        let task = host.task(name);
+        let spec = TaskSpec {
+            network_namespace: path.to_owned(),
+            ..host.scoped(task.shell("exec sleep 1000"))
+        };
+        let (peer, _) = launched(&host, &task, spec).await;
+        kill(peer);
+        let measured = json(&host, &["stats", name, "--json"]);
+        let shown = ok(&host.by_hand(&["stats", name]));
+        if name == "apart" {
+            let lo = &measured["network"][0];
+            assert_eq!(lo["interface"], "lo", "{measured}");
+            for bytes in ["received_bytes", "sent_bytes"] {
+                assert!((1000..2000).contains(&lo[bytes].as_u64().unwrap()), "{lo}");
+            }
+            assert!(shown.contains("Network") && shown.contains("lo: "), "{shown}");
+        } else {
+            assert!(measured["network"].is_null(), "{measured}");
+            assert!(!shown.contains("Network"), "{shown}");
+        }
+        ok(&host.by_hand(&["stop", "--grace", "0", name]));
     }
     host.nothing_left();
 }

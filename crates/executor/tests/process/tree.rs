@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use holdfast_executor::client::Peer;
-use holdfast_record::{Entry, Isolation, MountFlags, Namespaces, Propagation, Root, RootBase, Status, What};
+use holdfast_record::{
+    CapabilitySets, Confinement, Entry, Isolation, MountFlags, Namespaces, Propagation, Root, RootBase, SeccompProfile,
+    Status, Unveiled, UserNamespace, What,
+};
 use holdfast_wire::executor_v1::{Credentials, ExecRequest, TaskSpec};
 
 use crate::host::{Host, eventually, left};
@@ -191,6 +194,77 @@ async fn what_is_written_to_an_overlay_is_the_tasks_alone() {
     assert!(seen.starts_with("changed\n"), "{seen}");
     assert_eq!(std::fs::read_to_string(lower.join("data/kept")).unwrap(), "as it was");
     assert!(!lower.join("made").exists());
+    kill_now(peer).await;
+    host.nothing_left();
+}
+
+/// What the profile `holdfast` gives to its tasks.
+pub fn confined() -> Isolation {
+    let mut isolation = host_view();
+    isolation.confinement = Confinement {
+        capabilities: Some(CapabilitySets::default()),
+        no_new_privileges: true,
+        seccomp: Some(SeccompProfile::V1),
+        unveil: None,
+        private_keyring: true,
+    };
+    isolation
+}
+
+#[tokio::test]
+async fn main_process_and_sessions_are_confined_alike() {
+    const LOOK: &str = r#"grep -E '^(NoNewPrivs|Seccomp|Cap[A-Z]..):' /proc/self/status | tr -s '\t' ' '
+        cat /usr/bin/env > /dev/null && echo may-read; cat /etc/hostname > /dev/null 2>&1 || echo may-not; echo looked"#;
+    let mut host = Host::new();
+    let task = host.task("main");
+    let mut isolation = confined();
+    let usable = |path: &str, optional| Unveiled {
+        path: path.into(),
+        read: true,
+        write: path.starts_with("/dev") || path.starts_with("/proc"),
+        create: false,
+        execute: true,
+        optional,
+    };
+    isolation.confinement.unveil = Some(vec![
+        usable("/usr", false),
+        usable("/lib64", true),
+        usable("/dev", false),
+        usable("/proc", false),
+        usable("/no/such/path", true),
+    ]);
+    let spec = isolated(host.scoped(task.shell(&format!("{LOOK}; sleep 600"))), &isolation);
+    let (mut peer, _) = host.running_spec(&task, spec).await;
+    let seen = eventually("the script's look", || {
+        let output = task.stdout();
+        output.contains("looked").then_some(output.clone()).ok_or(output)
+    });
+    let zero = "0000000000000000";
+    let expected = format!(
+        "CapInh: {zero}\nCapPrm: {zero}\nCapEff: {zero}\nCapBnd: {zero}\nCapAmb: {zero}\n\
+         NoNewPrivs: 1\nSeccomp: 2\nmay-read\nmay-not\nlooked\n"
+    );
+    assert_eq!(seen, expected);
+    assert_eq!(output_of(&mut peer, LOOK).await, expected);
+    kill_now(peer).await;
+    host.nothing_left();
+}
+
+#[tokio::test]
+async fn in_a_user_namespace_there_is_no_other_user() {
+    const LOOK: &str = r#"cat /proc/self/uid_map | tr -s ' '; id -u; stat -c %u /usr; echo looked"#;
+    let mut host = Host::new();
+    let task = host.task("main");
+    let mut isolation = confined();
+    isolation.namespaces.user = Some(UserNamespace::KeepId);
+    let spec = isolated(host.scoped(task.shell(&format!("{LOOK}; sleep 600"))), &isolation);
+    let (mut peer, _) = host.running_spec(&task, spec).await;
+    let seen = eventually("the script's look", || {
+        let output = task.stdout();
+        output.contains("looked").then_some(output.clone()).ok_or(output)
+    });
+    assert!(seen.starts_with(" 65534 65534 1\n65534\n65534"), "{seen}");
+    assert_eq!(output_of(&mut peer, LOOK).await, seen);
     kill_now(peer).await;
     host.nothing_left();
 }

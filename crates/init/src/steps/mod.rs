@@ -96,7 +96,7 @@ pub enum Code {
     Capabilities = 40,
     /// prctl(2), PR_SET_NO_NEW_PRIVS.
     NoNewPrivileges = 41,
-    /// prctl(2), PR_SET_SECCOMP.
+    /// seccomp(2), SECCOMP_SET_MODE_FILTER.
     FilterCalls = 42,
     /// landlock_create_ruleset(2), under a number.
     BeginRuleset = 43,
@@ -104,6 +104,8 @@ pub enum Code {
     AllowBeneath = 44,
     /// landlock_restrict_self(2).
     Restrict = 45,
+    /// landlock_add_rule(2) for an open file.
+    AllowDescriptor = 46,
 }
 
 impl Code {
@@ -156,6 +158,7 @@ impl Code {
             BeginRuleset,
             AllowBeneath,
             Restrict,
+            AllowDescriptor,
         ]
         .into_iter()
         .find(|code| *code as u32 == number)
@@ -365,6 +368,7 @@ unsafe fn isolating_step(code: Code, payload: *mut u8, size: usize) -> Result<()
             Code::FilterCalls => privileges::filter_calls(payload, size),
             Code::BeginRuleset => privileges::begin_ruleset(word(1), number(0)),
             Code::AllowBeneath => privileges::allow_beneath(number(0), text(4), word(1), word(2), word(3) != 0),
+            Code::AllowDescriptor => privileges::allow_descriptor(number(0), number(1), word(2)),
             Code::Restrict => privileges::restrict(number(0)),
             _ => Err(errno::EINVAL),
         }

@@ -7,11 +7,12 @@ const O_CLOEXEC: usize = 0o2000000;
 const O_PATH: usize = 0o10000000;
 const O_DIRECTORY: usize = 0o200000;
 const PR_CAPBSET_DROP: usize = 24;
-const PR_SET_SECCOMP: usize = 22;
 const PR_CAP_AMBIENT: usize = 47;
 const PR_CAP_AMBIENT_RAISE: usize = 2;
 const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
-const SECCOMP_MODE_FILTER: usize = 2;
+const SECCOMP_SET_MODE_FILTER: usize = 1;
+/// Or a kernel before 5.16 would slow the task down as if it ran code of strangers in its own memory.
+const SECCOMP_FILTER_FLAG_SPEC_ALLOW: usize = 4;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const LANDLOCK_RULE_PATH_BENEATH: usize = 1;
 /// More than the kernel has names for; it answers EINVAL beyond its last.
@@ -76,7 +77,9 @@ pub unsafe fn filter_calls(filter: *const u8, size: usize) -> Done {
         length: (size / 8) as u16,
         filter: filter as usize,
     };
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program as usize, 0, 0)
+    let (operation, flags) = (SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+    // SAFETY: the structure lives until the call returns, and the filter is the caller's promise.
+    unsafe { raw::checked(nr::SECCOMP, operation, flags, &raw const program as usize, 0).map(drop) }
 }
 
 /// A Landlock ruleset that handles these rights of files, under the number `to` (landlock(7)).
@@ -98,7 +101,7 @@ pub unsafe fn begin_ruleset(handled: u64, to: usize) -> Done {
 /// # Safety
 /// `path` must end in zero.
 pub unsafe fn allow_beneath(ruleset: usize, path: *const u8, folder: u64, file: u64, is_optional: bool) -> Done {
-    // SAFETY: the caller's promise, and the packed struct landlock_path_beneath_attr of twelve bytes.
+    // SAFETY: the caller's promise.
     unsafe {
         let opened = match raw::checked(nr::OPENAT, AT_FDCWD, path as usize, O_PATH | O_DIRECTORY | O_CLOEXEC, 0) {
             Ok(fd) => Ok((fd, folder)),
@@ -112,17 +115,37 @@ pub unsafe fn allow_beneath(ruleset: usize, path: *const u8, folder: u64, file: 
             Err(errno::ENOENT) if is_optional => return Ok(()),
             Err(errno) => return Err(errno),
         };
-        let rule = [allowed as u32, (allowed >> 32) as u32, fd as u32];
-        let done = raw::checked(
+        let done = allow(ruleset, fd, allowed);
+        raw::close(fd as i32);
+        done
+    }
+}
+
+/// Allows rights at what a descriptor is of. What has no name needs no rule.
+pub fn allow_descriptor(ruleset: usize, fd: usize, allowed: u64) -> Done {
+    match allow(ruleset, fd, allowed) {
+        Err(errno::EBADF | errno::EBADFD) => Ok(()),
+        done => done,
+    }
+}
+
+fn allow(ruleset: usize, fd: usize, allowed: u64) -> Done {
+    // The kernel refuses a rule that allows nothing.
+    if allowed == 0 {
+        return Ok(());
+    }
+    let rule = [allowed as u32, (allowed >> 32) as u32, fd as u32];
+    // SAFETY: the packed struct landlock_path_beneath_attr of twelve bytes.
+    let done = unsafe {
+        raw::checked(
             nr::LANDLOCK_ADD_RULE,
             ruleset,
             LANDLOCK_RULE_PATH_BENEATH,
             rule.as_ptr() as usize,
             0,
-        );
-        raw::close(fd as i32);
-        done.map(drop)
-    }
+        )
+    };
+    done.map(drop)
 }
 
 /// From here on only what the ruleset allows.

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 
 use super::CommandError;
 use crate::access::{self, Access, Dead, Permissions, Verdict};
-use crate::isolation::View;
+use crate::isolation::{Origin, View};
 use crate::users::Credentials;
 
 /// What the built-in adds to a command's mode: read and execute, for all.
@@ -112,7 +112,12 @@ pub fn make_executable_in(
             uid: credentials.uid,
         }),
     };
-    let Some(host) = walk.found.host.as_deref().filter(|_| !walk.found.is_of_layer()) else {
+    let Some(host) = walk
+        .found
+        .host
+        .as_deref()
+        .filter(|_| walk.found.origin != Origin::Layer)
+    else {
         return refused();
     };
     let is_inside = |dir: &Path| dir.canonicalize().is_ok_and(|dir| host.starts_with(dir));

@@ -85,6 +85,18 @@ pub enum IsolationError {
         /// What should be put there.
         is_dir: bool,
     },
+    /// It is not there, and has no place to be.
+    #[error("{what} {} is not there and cannot be made: {} {reason}", target.display(), dir.display())]
+    NoPlace {
+        /// `mount`, `tmpfs` or `device`.
+        what: &'static str,
+        /// Where.
+        target: PathBuf,
+        /// The directory in which it would be made.
+        dir: PathBuf,
+        /// Why not.
+        reason: NoPlaceReason,
+    },
     /// A device of the host.
     #[error("device {path:?} {fault}")]
     Device {
@@ -93,6 +105,17 @@ pub enum IsolationError {
         /// What is wrong with it.
         fault: PathFault,
     },
+}
+
+/// Why nothing can be made in a directory; continues a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NoPlaceReason {
+    /// The task's view of it.
+    #[error("is read-only")]
+    ReadOnly,
+    /// It would stay there for everybody.
+    #[error("is in the host's own tree")]
+    OfHost,
 }
 
 /// What is wrong with a path; continues a sentence.
@@ -152,6 +175,7 @@ impl IsolationError {
             | IsolationError::NoLayers
             | IsolationError::OwnFolder(_)
             | IsolationError::SourceOutside { .. }
+            | IsolationError::NoPlace { .. }
             | IsolationError::Kind { .. } => false,
         }
     }

@@ -10,9 +10,9 @@ mod resolve;
 mod root;
 mod view;
 
-pub use error::{IsolationError, PathFault};
+pub use error::{IsolationError, NoPlaceReason, PathFault};
 pub use mode::{IsolationMode, IsolationModeError};
 pub use options::{Account, DeviceOption, IsolationOptions, Modes, RootOption, TmpfsOption};
-pub use resolve::{Surroundings, resolve};
+pub use resolve::{Resolved, Surroundings, resolve};
 pub use view::{FileKind, Found, View};
-pub(crate) use view::{MAX_LINKS, components};
+pub(crate) use view::{MAX_LINKS, Origin, components};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::view::{Executes, Found, below};
+use super::view::{Found, below};
 
 /// The mark of a directory that hides those below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
@@ -20,7 +20,7 @@ pub(super) fn look(layers: &[PathBuf], rest: &Path) -> io::Result<Found> {
     if names.peek().is_none() {
         let top = merged.into_iter().next().ok_or_else(missing)?;
         let metadata = fs::symlink_metadata(&top)?;
-        return Found::of_metadata(top, &metadata, Executes::Yes);
+        return Found::in_layer(top, &metadata);
     }
     while let Some(name) = names.next() {
         let mut next = Vec::new();
@@ -38,7 +38,7 @@ pub(super) fn look(layers: &[PathBuf], rest: &Path) -> io::Result<Found> {
             let is_dir = metadata.is_dir();
             if next.is_empty() && (!is_dir || names.peek().is_none()) {
                 return match names.peek() {
-                    None => Found::of_metadata(path, &metadata, Executes::Yes),
+                    None => Found::in_layer(path, &metadata),
                     Some(_) => Err(Errno::ENOTDIR.into()),
                 };
             }

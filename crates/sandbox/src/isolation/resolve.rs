@@ -1,16 +1,17 @@
 //! From what was asked for to what will be done, with everything looked up that can be.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use holdfast_record::{Confinement, Entry, Isolation, MountFlags, Namespaces, Root, Stragglers, What};
 
 use super::device::{self, Device};
-use super::error::{IsolationError, PathFault};
+use super::error::{IsolationError, NoPlaceReason, PathFault};
 use super::options::{IsolationOptions, Modes, RootOption, TmpfsOption};
 use super::root::{self, Tree};
-use super::{IsolationMode, View};
-use crate::access;
+use super::{Found, IsolationMode, Origin, View};
+use crate::access::{self, Dead};
 use crate::users::Credentials;
 
 /// Size of `/dev/shm` that the built-in gives.
@@ -48,8 +49,19 @@ pub struct Surroundings<'a> {
     pub stragglers: Stragglers,
 }
 
-/// Looks everything up that can be known before there is a process; changes nothing. With it comes the tree as the task will see it.
-pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<(Isolation, View), IsolationError> {
+/// What comes of options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// What will be done.
+    pub isolation: Isolation,
+    /// The tree as the task will see it.
+    pub view: View,
+    /// What is left out, each in one line.
+    pub warnings: Vec<String>,
+}
+
+/// Looks everything up that can be known before there is a process; changes nothing.
+pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<Resolved, IsolationError> {
     let IsolationOptions {
         root,
         read_only_root,
@@ -127,6 +139,7 @@ pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<(
         view: View::of(&isolation),
         has_mounts: namespaces.mount,
         isolation,
+        warnings: Vec::new(),
         around,
     };
     building.put_devices(devices, has_own_root, has_tun)?;
@@ -136,9 +149,17 @@ pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<(
     for entry in entries {
         building.put("mount", entry)?;
     }
-    let Building { isolation, .. } = building;
-    let view = View::of(&isolation);
-    Ok((isolation, view))
+    let Building {
+        isolation,
+        view,
+        warnings,
+        ..
+    } = building;
+    Ok(Resolved {
+        isolation,
+        view,
+        warnings,
+    })
 }
 
 fn check_namespaces(
@@ -255,6 +276,7 @@ struct Building<'a> {
     isolation: Isolation,
     view: View,
     has_mounts: bool,
+    warnings: Vec<String>,
     around: &'a Surroundings<'a>,
 }
 
@@ -324,15 +346,55 @@ impl Building<'_> {
             What::Node { .. } | What::File { .. } => Some(false),
             What::Folder { .. } | What::Link { .. } => None,
         };
-        if let (Some(is_dir), Ok(walk)) = (is_dir, access::walk(&self.view, &target))
-            && walk.found.is_dir() != is_dir
-        {
-            return Err(IsolationError::Kind { target, is_dir });
+        match access::walk(&self.view, &target) {
+            Ok(walk) => {
+                if is_dir.is_some_and(|is_dir| walk.found.is_dir() != is_dir) {
+                    let is_dir = !walk.found.is_dir();
+                    return Err(IsolationError::Kind { target, is_dir });
+                }
+            }
+            // The executor will say why.
+            Err(Dead { source, .. }) if source.kind() != ErrorKind::NotFound => {}
+            Err(_) => {
+                if let Some((dir, reason)) = self.obstacle(&target) {
+                    let error = IsolationError::NoPlace {
+                        what: word,
+                        target,
+                        dir,
+                        reason,
+                    };
+                    // The likes of /etc/hostname, which the host does not have either.
+                    return match what {
+                        What::File { .. } => {
+                            self.warnings.push(error.to_string());
+                            Ok(())
+                        }
+                        _ => Err(error),
+                    };
+                }
+            }
         }
         let entry = Entry { target, what };
         self.view.put(&entry);
         self.isolation.entries.push(entry);
         Ok(())
+    }
+
+    /// Why a target that is not there cannot be made, and in which directory.
+    fn obstacle(&self, target: &Path) -> Option<(PathBuf, NoPlaceReason)> {
+        let (dir, found) = self.view.nearest(target).ok()?;
+        let reason = match found.origin {
+            Origin::Bind { read_only: true } | Origin::System => NoPlaceReason::ReadOnly,
+            Origin::Base if self.isolation.root.is_none() && !self.is_of_allocation(&found) => NoPlaceReason::OfHost,
+            Origin::Base | Origin::Bind { read_only: false } | Origin::Layer | Origin::Made => return None,
+        };
+        Some((dir, reason))
+    }
+
+    /// What is there goes away with the allocation.
+    fn is_of_allocation(&self, found: &Found) -> bool {
+        let home = self.around.alloc_dir.canonicalize();
+        matches!((&home, &found.host), (Ok(home), Some(host)) if host.starts_with(home))
     }
 
     /// Whether the source of a bind is a directory; `None`: there is nothing. In the allocation's directory, where a task can put
@@ -348,7 +410,7 @@ impl Building<'_> {
         }
         let metadata = match fs::metadata(&*source) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(source, error.into())),
         };
         let home = self.around.alloc_dir;

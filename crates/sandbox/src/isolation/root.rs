@@ -76,7 +76,11 @@ impl Tree {
             no_suid: no_new_privileges,
             no_exec: false,
         };
-        let mut entries = Vec::new();
+        // What is shown of the host below them goes into them, and they into what is shown.
+        let (over, mut entries): (Vec<_>, Vec<_>) = small_folders(around)
+            .into_iter()
+            .filter(|folder| !dirs.iter().any(|dir| folder.target == **dir))
+            .partition(|folder| dirs.iter().any(|dir| folder.target.starts_with(dir)));
         for (path, is_link) in &shown {
             if is_in_another(path) {
                 continue;
@@ -105,14 +109,14 @@ impl Tree {
                 what,
             });
         }
-        let is_shown = |path: &Path| entries.iter().any(|entry| path.starts_with(&entry.target));
+        let is_shown = |path: &Path| shown.iter().any(|(shown, _)| path.starts_with(shown));
         let masked = SECRETS
             .iter()
             .map(PathBuf::from)
             .chain(agents_folder(around.alloc_dir))
             .filter(|path| is_shown(path) && fs::symlink_metadata(path).is_ok())
             .collect();
-        entries.extend(small_folders(around));
+        entries.extend(over.into_iter().filter(|folder| folder.target.is_dir()));
         Ok(Tree {
             base: RootBase::Empty,
             read_only: true,

@@ -46,13 +46,31 @@ pub enum FileKind {
 
 /// Whether a file's mount lets it be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Executes {
+enum Executes {
     /// As the mount of the host does.
     AsOnHost,
     /// By a mount of the task's own.
     Yes,
     /// Not at all.
     No,
+}
+
+/// What a file is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The directory that is the root.
+    Base,
+    /// A folder of an overlay, which other tasks share.
+    Layer,
+    /// Something of the host that was put in.
+    Bind {
+        /// It cannot be written.
+        read_only: bool,
+    },
+    /// Of the kernel, and read-only or not to be added to.
+    System,
+    /// It will be made for the task.
+    Made,
 }
 
 /// What is at a path of the task.
@@ -64,16 +82,22 @@ pub struct Found {
     pub permissions: Permissions,
     /// The file of the host behind it; absent: it will be made for the task.
     pub host: Option<PathBuf>,
+    pub(crate) origin: Origin,
     executes: Executes,
 }
 
 impl Found {
-    fn on_host(path: PathBuf, executes: Executes) -> io::Result<Found> {
+    fn on_host(path: PathBuf, origin: Origin, executes: Executes) -> io::Result<Found> {
         let metadata = fs::symlink_metadata(&path)?;
-        Found::of_metadata(path, &metadata, executes)
+        Found::of_metadata(path, &metadata, origin, executes)
     }
 
-    pub(super) fn of_metadata(path: PathBuf, metadata: &Metadata, executes: Executes) -> io::Result<Found> {
+    /// Of a file in a layer: overlayfs executes what it shows.
+    pub(super) fn in_layer(path: PathBuf, metadata: &Metadata) -> io::Result<Found> {
+        Found::of_metadata(path, metadata, Origin::Layer, Executes::Yes)
+    }
+
+    fn of_metadata(path: PathBuf, metadata: &Metadata, origin: Origin, executes: Executes) -> io::Result<Found> {
         let kind = if metadata.is_dir() {
             FileKind::Directory
         } else if metadata.is_file() {
@@ -87,6 +111,7 @@ impl Found {
             kind,
             permissions: Permissions::from(metadata),
             host: Some(path),
+            origin,
             executes,
         })
     }
@@ -96,6 +121,7 @@ impl Found {
             kind,
             permissions: Permissions { uid, gid, mode },
             host: None,
+            origin: Origin::Made,
             executes,
         }
     }
@@ -126,11 +152,6 @@ impl Found {
             (Executes::Yes, _) | (Executes::AsOnHost, None) => Ok(false),
             (Executes::AsOnHost, Some(path)) => Ok(statvfs(path)?.flags().contains(FsFlags::ST_NOEXEC)),
         }
-    }
-
-    /// True for a file that is the task's alone to change: not one of a layer, which other tasks share.
-    pub(crate) fn is_of_layer(&self) -> bool {
-        self.executes == Executes::Yes && self.host.is_some()
     }
 }
 
@@ -249,6 +270,17 @@ impl View {
         real_path
     }
 
+    /// The place of a path once its links are followed, and what is there; where nothing is, the nearest directory above it.
+    pub(super) fn nearest(&self, target: &Path) -> io::Result<(PathBuf, Found)> {
+        let mut place = self.place(target, true);
+        loop {
+            match self.look(&place) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && place.pop() => {}
+                found => return found.map(|found| (place, found)),
+            }
+        }
+    }
+
     /// What is at a path, all of whose directories are there and no links. [`crate::access::walk`] follows any path.
     pub fn look(&self, path: &Path) -> io::Result<Found> {
         let covered = self.masked.iter().find(|masked| path.starts_with(masked));
@@ -292,7 +324,11 @@ impl View {
         let in_base = match &self.base {
             Base::Empty if path == Path::new("/") => Ok(Found::folder(0o755)),
             Base::Empty => Err(missing()),
-            Base::Tree(dir) => Found::on_host(below(dir, path.strip_prefix("/").unwrap_or(path)), Executes::AsOnHost),
+            Base::Tree(dir) => Found::on_host(
+                below(dir, path.strip_prefix("/").unwrap_or(path)),
+                Origin::Base,
+                Executes::AsOnHost,
+            ),
             Base::Layers(layers) => overlay::look(layers, path.strip_prefix("/").unwrap_or(path)),
         };
         or(in_base, otherwise, is_on_the_way)
@@ -304,10 +340,15 @@ fn look_into(mount: &What, rest: &Path) -> io::Result<Found> {
     let is_end = rest.as_os_str().is_empty();
     let executes = |flags: &MountFlags, otherwise| if flags.no_exec { Executes::No } else { otherwise };
     match mount {
-        What::Bind { source, flags, .. } => Found::on_host(below(source, rest), executes(flags, Executes::AsOnHost)),
-        What::Proc => Found::on_host(below(Path::new("/proc"), rest), Executes::No),
-        What::Sysfs => Found::on_host(below(Path::new("/sys"), rest), Executes::No),
-        What::Cgroups => Found::on_host(below(Path::new("/sys/fs/cgroup"), rest), Executes::No),
+        What::Bind { source, flags, .. } => {
+            let origin = Origin::Bind {
+                read_only: flags.read_only,
+            };
+            Found::on_host(below(source, rest), origin, executes(flags, Executes::AsOnHost))
+        }
+        What::Proc => Found::on_host(below(Path::new("/proc"), rest), Origin::System, Executes::No),
+        What::Sysfs => Found::on_host(below(Path::new("/sys"), rest), Origin::System, Executes::No),
+        What::Cgroups => Found::on_host(below(Path::new("/sys/fs/cgroup"), rest), Origin::System, Executes::No),
         What::Dev => look_into_dev(rest),
         What::Mqueue if is_end => {
             let mode = DIRECTORY | 0o1777;

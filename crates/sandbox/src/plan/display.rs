@@ -1,5 +1,7 @@
 //! A plan for people, one thing in a line. No argument and no variable is shown, only how many there are: both may hold secrets.
 
+mod isolation;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -7,12 +9,11 @@ use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax};
 use holdfast_record::{Attributes, Ending, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Rlimit, Stragglers};
 use holdfast_sys::{limit, signal};
 
-use holdfast_record::Isolation;
-
 use super::{Placement, TaskPlan};
 use crate::attributes::show_rlimit;
 use crate::duration;
 use crate::users::Credentials;
+use isolation::write_isolation;
 
 impl fmt::Display for TaskPlan {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,7 +24,6 @@ impl fmt::Display for TaskPlan {
             command,
             args,
             environment,
-            additions: _,
             work_dir,
             credentials,
             stdout,
@@ -55,9 +55,7 @@ impl fmt::Display for TaskPlan {
             home: _,
             shell: _,
         } = runs_as;
-        if *isolation != Isolation::default() {
-            writeln!(out, "isolation         {}", shown(isolation))?;
-        }
+        write_isolation(out, isolation)?;
         let inherited = if credentials.is_none() { ", inherited" } else { "" };
         writeln!(
             out,
@@ -292,9 +290,4 @@ fn show_ms(milliseconds: u64) -> String {
 
 fn join(numbers: &[u32]) -> String {
     numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// In the form in which it is recorded; it holds no secrets.
-fn shown(isolation: &Isolation) -> String {
-    serde_json::to_string(isolation).unwrap_or_default()
 }

@@ -20,7 +20,6 @@ impl From<TaskPlan> for wire::TaskSpec {
             command,
             args,
             environment,
-            additions: _,
             work_dir,
             credentials,
             stdout,

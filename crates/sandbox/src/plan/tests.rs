@@ -153,7 +153,6 @@ fn a_plan_becomes_a_task_for_the_executor_with_everything_looked_up() {
         user: "web".into(),
         umask: Some(0o022),
         ending: Some(wire::Ending::default()),
-        isolation: serde_json::to_vec(&Isolation::default()).unwrap(),
         ..wire::TaskSpec::default()
     };
     assert_eq!(spec, expected);

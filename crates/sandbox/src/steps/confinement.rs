@@ -1,10 +1,11 @@
 //! What processes of a task may not do, in three parts: before the credentials, after them, and last of all.
 
-use holdfast_record::{CapabilitySets, Confinement, CredentialsRecord, PlanRecord};
+use holdfast_record::{CapabilitySets, Confinement, CredentialsRecord, PlanRecord, Unveiled};
 use holdfast_sys::spawn::Steps;
 
 use super::NamedSteps;
 use crate::seccomp::{self, SeccompError};
+use crate::unveil::{self, UnveilError};
 
 /// Where the ruleset waits between its making and its use.
 const RULESET: i32 = 62;
@@ -16,8 +17,8 @@ pub enum ConfinementError {
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
     /// The kernel.
-    #[error("unveil needs Landlock, which this kernel does not have or has switched off")]
-    NoLandlock,
+    #[error(transparent)]
+    Unveil(#[from] UnveilError),
 }
 
 impl NamedSteps {
@@ -31,8 +32,8 @@ impl NamedSteps {
             private_keyring: _,
         } = &plan.isolation.confinement;
         let mut named = self;
-        if unveil.is_some() {
-            return Err(ConfinementError::NoLandlock);
+        if let Some(unveiled) = unveil {
+            named = named.ruleset(unveiled)?;
         }
         if let Some(CapabilitySets {
             bounding,
@@ -44,6 +45,24 @@ impl NamedSteps {
             if ambient && is_changed(plan.credentials.as_ref()) {
                 named = named.then("", Steps::keep_capabilities);
             }
+        }
+        Ok(named)
+    }
+
+    /// Rules are made of paths as the task sees them, by who may open them all.
+    fn ruleset(self, unveiled: &[Unveiled]) -> Result<Self, ConfinementError> {
+        let abi = unveil::abi().ok_or(UnveilError::NoLandlock)?;
+        let mut named = self.then("", |steps| steps.begin_ruleset(unveil::handled_access(abi), RULESET));
+        for one in unveiled {
+            let [folder, file] = [true, false].map(|is_folder| unveil::access_of(one, abi, is_folder));
+            named = named.then(one.path.display().to_string(), |steps| {
+                steps.allow_beneath(RULESET, &one.path, folder, file, one.optional)
+            });
+        }
+        for stream in 0..3 {
+            named = named.then(format!("descriptor {stream}"), |steps| {
+                steps.allow_descriptor(RULESET, stream, unveil::stream_access(abi))
+            });
         }
         Ok(named)
     }

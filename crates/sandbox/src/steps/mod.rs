@@ -113,7 +113,7 @@ pub fn explain(failure: Failure, object: &str) -> String {
         Some(Code::NoNewPrivileges) => "set no_new_privileges",
         Some(Code::FilterCalls) => "set seccomp filter",
         Some(Code::BeginRuleset | Code::Restrict) => "restrict files",
-        Some(Code::AllowBeneath) => "unveil",
+        Some(Code::AllowBeneath | Code::AllowDescriptor) => "unveil",
         Some(Code::NewSession) => "new session",
         Some(Code::ControllingTerminal) => "controlling terminal",
         Some(Code::Duplicate) => "connect standard stream",

@@ -223,12 +223,27 @@ impl NamedSteps {
 
     fn root(self, root: &Root, copy: Option<Copy<'_>>, tree: Tree<'_>) -> Self {
         let anchor = tree.anchor;
+        let written = if root.read_only { anchor } else { tree.written };
         let named = match (&root.base, copy) {
             (_, Some(Copy { number, path, .. })) => self.then(shown(path), |steps| steps.attach(number, anchor)),
             (RootBase::Overlay(layers), None) => {
-                let options = overlay_options(layers, (!root.read_only).then_some(tree.written));
                 let object = format!("an overlay of {} folders", layers.len());
-                self.then(object, |steps| steps.mount("overlay", anchor, "overlay", 0, options))
+                let options = overlay_options(layers, written);
+                // What is missing to mount onto is made in memory where nothing is to be written.
+                let named = if root.read_only {
+                    ["upper", "work"].into_iter().fold(
+                        self.then(object.clone(), |steps| {
+                            steps.mount("tmpfs", anchor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4m")
+                        }),
+                        |named, name| {
+                            let path = written.join(name);
+                            named.then(shown(&path), |steps| steps.make_folder(&path, 0o755, 0, 0))
+                        },
+                    )
+                } else {
+                    self
+                };
+                named.then(object, |steps| steps.mount("overlay", anchor, "overlay", 0, options))
             }
             (RootBase::Empty | RootBase::Directory(_), None) => self.then("an empty root", |steps| {
                 steps.mount("tmpfs", anchor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4m")
@@ -411,8 +426,6 @@ impl Folder for Root {
     fn folder(&self) -> Option<&Path> {
         match &self.base {
             RootBase::Directory(path) => Some(path),
-            // overlayfs wants two folders, and one that nobody writes to needs none.
-            RootBase::Overlay(layers) if self.read_only && layers.len() == 1 => layers.first().map(PathBuf::as_path),
             RootBase::Overlay(_) | RootBase::Empty => None,
         }
     }
@@ -464,7 +477,7 @@ fn sum(flags: [(bool, u64); 4]) -> u64 {
 }
 
 /// Options of overlayfs; a comma or colon in a path would end it.
-fn overlay_options(layers: &[PathBuf], written: Option<&Path>) -> std::ffi::OsString {
+fn overlay_options(layers: &[PathBuf], written: &Path) -> std::ffi::OsString {
     let mut options = b"lowerdir=".to_vec();
     for (index, layer) in layers.iter().enumerate() {
         if index > 0 {
@@ -472,11 +485,9 @@ fn overlay_options(layers: &[PathBuf], written: Option<&Path>) -> std::ffi::OsSt
         }
         escape(layer, &mut options);
     }
-    if let Some(written) = written {
-        for (name, folder) in [("upperdir", "upper"), ("workdir", "work")] {
-            options.extend_from_slice(format!(",{name}=").as_bytes());
-            escape(&written.join(folder), &mut options);
-        }
+    for (name, folder) in [("upperdir", "upper"), ("workdir", "work")] {
+        options.extend_from_slice(format!(",{name}=").as_bytes());
+        escape(&written.join(folder), &mut options);
     }
     OsStr::from_bytes(&options).to_owned()
 }
@@ -507,7 +518,7 @@ mod tests {
     #[test]
     fn a_path_cannot_end_an_option_of_the_overlay() {
         let layers = [PathBuf::from("/a:b,c"), PathBuf::from("/d\\")];
-        let options = overlay_options(&layers, Some(Path::new("/w")));
+        let options = overlay_options(&layers, Path::new("/w"));
         assert_eq!(options, r"lowerdir=/a\:b\,c:/d\\,upperdir=/w/upper,workdir=/w/work");
     }
 }

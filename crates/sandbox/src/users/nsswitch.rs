@@ -7,16 +7,24 @@ const FILE_SERVICES: [&str; 2] = ["files", "systemd"];
 
 /// Whether users and groups come from nothing but files. A database without a line comes from files (glibc's default).
 pub(super) fn files_suffice(text: &str) -> bool {
-    text.lines().all(|line| {
-        let line = line.split('#').next().unwrap_or_default();
-        let Some((database, services)) = line.split_once(':') else {
-            return true;
-        };
-        !DATABASES.contains(&database.trim())
-            || without_actions(services)
-                .split_whitespace()
-                .all(|service| FILE_SERVICES.contains(&service))
-    })
+    directory_services(text).is_empty()
+}
+
+/// The services besides files that users and groups come from, each once.
+pub(crate) fn directory_services(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| {
+        let (database, services) = line.split('#').next()?.split_once(':')?;
+        DATABASES.contains(&database.trim()).then(|| without_actions(services))
+    });
+    let mut found = Vec::new();
+    for services in lines {
+        for service in services.split_whitespace() {
+            if !FILE_SERVICES.contains(&service) && !found.iter().any(|known| known == service) {
+                found.push(service.to_owned());
+            }
+        }
+    }
+    found
 }
 
 /// Drops `[NOTFOUND=return]` and its like.

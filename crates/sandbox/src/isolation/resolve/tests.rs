@@ -53,7 +53,7 @@ impl Host {
             runs_as: &runs_as,
             stragglers,
         };
-        resolve(options, &around).map(|(isolation, _)| isolation)
+        resolve(options, &around).map(|resolved| resolved.isolation)
     }
 }
 
@@ -214,8 +214,9 @@ fn a_view_of_the_host_shows_what_was_named_and_nothing_can_be_written() {
             optional: false,
         },
     };
+    assert_eq!(targets(&isolation)[..2], ["/run", "/var/tmp"]);
     assert_eq!(
-        isolation.entries[..4],
+        isolation.entries[2..6],
         [
             Entry {
                 target: host.path("bin"),
@@ -229,6 +230,21 @@ fn a_view_of_the_host_shows_what_was_named_and_nothing_can_be_written() {
     assert!(isolation.masked.contains(&host.path("alloc")), "{:?}", isolation.masked);
     assert!(isolation.masked.contains(&PathBuf::from("/proc/keys")));
     assert!(isolation.read_only.contains(&PathBuf::from("/proc/fs")));
+    // What would be covered comes first.
+    let of_run = host
+        .resolve(|options| options.root = RootOption::Host(vec!["/run".into(), "/var/tmp".into(), "/usr".into()]))
+        .unwrap();
+    let is_run = |entry: &&Entry| entry.target == Path::new("/run");
+    assert!(matches!(
+        of_run.entries.iter().find(is_run).unwrap().what,
+        What::Bind { .. }
+    ));
+    let below_run = host.resolve(|options| options.root = RootOption::Host(vec!["/usr".into(), "/var".into()]));
+    let targets_below = targets(below_run.as_ref().unwrap()).join(" ");
+    assert!(
+        targets_below.starts_with("/run /usr /var /var/tmp /dev "),
+        "{targets_below}"
+    );
     // Programs with set-user-id bits work where new privileges are allowed.
     let isolation = host
         .resolve(|options| options.root = RootOption::Host(vec![host.path("usr")]))
@@ -237,7 +253,7 @@ fn a_view_of_the_host_shows_what_was_named_and_nothing_can_be_written() {
         no_suid: false,
         ..flags
     };
-    assert_eq!(isolation.entries[0], shown("usr", "usr", flags));
+    assert_eq!(isolation.entries[2], shown("usr", "usr", flags));
 }
 
 #[test]
@@ -389,7 +405,7 @@ fn a_device_is_the_hosts_with_the_permissions_that_were_asked_for() {
     let isolation = host
         .resolve(|options| {
             options.modes.mount = IsolationMode::Private;
-            options.devices = vec![device("/dev/zero", "/dev/z")];
+            options.devices = vec![device("/dev/zero", "/dev/full")];
         })
         .unwrap();
     assert_eq!(isolation.entries.len(), 1);
@@ -408,6 +424,65 @@ fn the_hosts_tree_in_namespaces_of_the_tasks_own_gets_what_these_need() {
     let isolation = isolation.unwrap();
     assert_eq!(targets(&isolation), ["/proc", "/dev/shm", "/mnt"]);
     assert_eq!((isolation.root, isolation.devices), (None, None));
+}
+
+#[test]
+fn nothing_is_made_in_the_hosts_own_tree() {
+    let host = host();
+    let top = host.top.display();
+    let over_host = |target: PathBuf| {
+        host.resolve(|options| {
+            options.modes.mount = IsolationMode::Private;
+            options.entries = vec![bind(host.path("volume"), target.to_str().unwrap())];
+        })
+    };
+    let error = over_host(host.path("none/data")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("mount {top}/none/data is not there and cannot be made: {top} is in the host's own tree")
+    );
+    // A link does not hide where it would be.
+    symlink(&host.top, host.path("alloc/1/web/local/top")).unwrap();
+    assert!(over_host(host.path("alloc/1/web/local/top/none")).is_err());
+    // What is in the allocation goes away with it.
+    assert!(over_host(host.path("alloc/1/web/data")).is_ok());
+    assert!(
+        over_host(host.path("file/x")).is_ok(),
+        "left to the executor, which says why"
+    );
+    let shown = |entries: Vec<Entry>| {
+        let runs_as = Credentials::numeric(1000, 1000, vec![1000]);
+        let around = Surroundings {
+            task_dir: &host.path("alloc/1/web"),
+            alloc_dir: &host.path("alloc/1"),
+            runs_as: &runs_as,
+            stragglers: Stragglers::Kill,
+        };
+        let options = IsolationOptions {
+            root: RootOption::Host(vec!["/usr".into()]),
+            entries,
+            ..IsolationOptions::default()
+        };
+        resolve(options, &around).map_err(|error| error.to_string())
+    };
+    let inside = PathBuf::from("/usr/none-of-holdfast");
+    let complaint = |word: &str| {
+        let inside = inside.display();
+        format!("{word} {inside} is not there and cannot be made: /usr is read-only")
+    };
+    let source = host.path("alloc/1/web/local");
+    assert_eq!(
+        shown(vec![bind(&source, inside.to_str().unwrap())]),
+        Err(complaint("mount"))
+    );
+    assert!(shown(vec![bind(&source, "/none/data")]).is_ok());
+    let name = Entry {
+        target: inside.clone(),
+        what: What::File { content: "web".into() },
+    };
+    let without = shown(vec![name.clone()]).unwrap();
+    assert_eq!(without.warnings, [complaint("mount")]);
+    assert!(!without.isolation.entries.contains(&name));
 }
 
 #[test]
@@ -615,4 +690,27 @@ fn failures_of_the_moment_are_retryable_s2() {
         fault: PathFault::Unusable(nix::errno::Errno::EBUSY.into()),
     };
     assert!(busy.is_retryable());
+}
+
+#[test]
+fn the_view_of_a_plan_is_that_of_its_record() {
+    let host = host();
+    let runs_as = Credentials::numeric(1000, 1000, vec![1000]);
+    let around = Surroundings {
+        task_dir: &host.path("alloc/1/web"),
+        alloc_dir: &host.path("alloc/1"),
+        runs_as: &runs_as,
+        stragglers: Stragglers::Kill,
+    };
+    let options = IsolationOptions {
+        root: RootOption::Host(vec!["/bin".into(), "/etc".into(), "/usr".into()]),
+        devices: vec![device("/dev/zero", "/dev/z")],
+        tmpfs: vec![tmpfs("/cache")],
+        entries: vec![bind(host.path("volume"), "/cache/volume")],
+        ..IsolationOptions::default()
+    };
+    let resolved = resolve(options, &around).unwrap();
+    let text = serde_json::to_string(&resolved.isolation).unwrap();
+    let recorded: Isolation = serde_json::from_str(&text).unwrap();
+    assert_eq!(View::of(&recorded), resolved.view);
 }

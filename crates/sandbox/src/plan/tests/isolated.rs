@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use holdfast_record::{Entry, MountFlags, Propagation, RootBase, What};
+use holdfast_record::{CapabilitySets, Entry, MountFlags, Propagation, RootBase, Unveiled, What};
 
 use super::*;
 use crate::isolation::{IsolationMode, Modes, RootOption};
@@ -245,16 +245,38 @@ fn interpreters_are_those_of_the_tree() {
     );
 }
 
+/// What the host's programs need is in its view, by the links that the host has.
+#[test]
+fn the_hosts_programs_are_found_in_a_view_of_the_host() {
+    let host = isolated();
+    let paths = ["/bin", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr"];
+    let plan = |command: &str, paths: &[&str]| {
+        host.plan(|options| {
+            options.isolation.root = RootOption::Host(paths.iter().map(std::path::PathBuf::from).collect());
+            options.command = command.into();
+        })
+    };
+    let found = plan("sh", &paths).unwrap();
+    assert!(
+        ["/bin/sh", "/usr/bin/sh"].contains(&found.command.as_str()),
+        "{}",
+        found.command
+    );
+    assert_eq!(plan("/bin/sh", &paths).unwrap().command, "/bin/sh");
+    assert_eq!(plan("app", &paths).unwrap().command, "/local/app");
+    // Without its loader it would not start, and without a shell no script.
+    let error = plan("app", &["/etc"]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "command /local/app: its interpreter \"/bin/sh\" could not be found"
+    );
+}
+
 #[test]
 fn an_image_gives_what_nobody_else_gave() {
     let host = isolated();
     let list = |change: &dyn Fn(&mut TaskOptions)| {
         let plan = host.image(|options| change(options)).unwrap();
-        let given = Environment::from_iter([("PASSWORD", SECRET), ("HOME", "/job"), ("A", "1")]);
-        // An adoption has the job's variables, and comes to the same.
-        if plan.environment.get("HOME") == Some("/job") {
-            assert_eq!(plan.additions.around(given), plan.environment);
-        }
         plan.environment.into_list()
     };
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -395,4 +417,67 @@ fn what_isolation_cannot_do_fails_the_plan() {
     assert_eq!(error.unwrap_err().to_string(), message);
     let error = host.image(|options| options.command = "closed".into()).unwrap_err();
     assert!(matches!(error, PlanError::Command(_)) && !error.is_retryable());
+}
+
+#[test]
+fn a_tree_of_the_tasks_own_is_shown_line_by_line() {
+    let host = isolated();
+    let top = &host.top;
+    let mut plan = host
+        .image(|options| {
+            options.isolation.modes = Modes {
+                pid: IsolationMode::Private,
+                uts: IsolationMode::Private,
+                ..Modes::default()
+            };
+            options.isolation.hostname = Some("web-1".into());
+            options.isolation.read_only_root = Some(true);
+            options.isolation.confinement.no_new_privileges = true;
+            let content = SECRET.to_owned();
+            options.isolation.entries.push(Entry {
+                target: "/etc/hosts".into(),
+                what: What::File { content },
+            });
+        })
+        .unwrap();
+    plan.isolation.confinement.capabilities = Some(CapabilitySets {
+        bounding: 0x3,
+        permitted: 0x1,
+        ambient: true,
+    });
+    plan.isolation.confinement.unveil = Some(vec![Unveiled {
+        path: "/data".into(),
+        read: true,
+        write: false,
+        create: false,
+        execute: true,
+        optional: true,
+    }]);
+    let shown = plan.to_string();
+    assert!(!shown.contains(SECRET));
+    for line in [
+        "its own           mounts, process ids, host name",
+        "host name         web-1",
+        &format!("root              layers {top}/rootfs, read-only"),
+        "mount             /run: in memory of 67108864 bytes, 0755 65534:65534, nosuid, nodev",
+        "mount             /dev: the usual devices",
+        "mount             /dev/shm: in memory of 67108864 bytes, 1777 0:0, nosuid, nodev, noexec",
+        &format!("mount             /local: {top}/alloc/web/local, nosuid, nodev"),
+        &format!("mount             /data: {top}/volume"),
+        "mount             /etc/hosts: file of 7 bytes",
+        "capabilities      0x1 of 0x3, ambient",
+        "privileges        no new ones",
+        "files             rx:/data if there",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line:?} is not in\n{shown}");
+    }
+    for beginning in [
+        "masked            /proc/kcore, /sys/firmware, ",
+        "devices           c *:* m, b *:* m, c 1:3 rwm, ",
+    ] {
+        assert!(
+            shown.lines().any(|shown| shown.starts_with(beginning)),
+            "{beginning:?} is not in\n{shown}"
+        );
+    }
 }

@@ -1,19 +1,23 @@
 //! What the driver says of the host and of itself.
 
+mod attributes;
+mod health;
+
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cgroup::{Support, Version};
+use holdfast_sandbox::host::Host;
 use holdfast_wire::nomad_driver::{FingerprintResponse, fingerprint_response::HealthState};
 use holdfast_wire::nomad_structs::{Attribute, attribute};
-use nix::unistd::{AccessFlags, access};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::driver::Driver;
+
+pub use attributes::of as attributes_of;
+pub use health::{Health, can_run, mode};
 
 /// Every so often, also when nothing changed (contract, F-1).
 const PERIOD: Duration = Duration::from_secs(30);
@@ -25,15 +29,21 @@ pub fn stream(driver: Arc<Driver>) -> ReceiverStream<Result<FingerprintResponse,
     tokio::spawn(async move {
         let mut settings = driver.follow_settings();
         let mut ticks = tokio::time::interval(PERIOD);
+        let mut told = Told::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                changed = settings.changed() => if changed.is_err() { break },
+                changed = settings.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    told = Told::default();
+                }
                 () = sender.closed() => break,
                 () = driver.shutdown.begun() => break,
             }
             settings.mark_unchanged();
-            if sender.send(Ok(fingerprint(&driver))).await.is_err() {
+            if sender.send(Ok(told.next(&driver))).await.is_err() {
                 break;
             }
         }
@@ -41,110 +51,65 @@ pub fn stream(driver: Arc<Driver>) -> ReceiverStream<Result<FingerprintResponse,
     ReceiverStream::new(receiver)
 }
 
-/// What holds now. Descriptions are stable as long as their reason is: each change is an event of the node (contract,
-/// F-4).
+/// What holds now.
 pub fn fingerprint(driver: &Driver) -> FingerprintResponse {
-    let (health, description) = health(driver);
-    let mut attributes = HashMap::new();
-    // An attribute is taken back only by an empty text; the agent keeps what is left out (contract, F-5). It is never
-    // taken back in the life of a plugin, as the built-in's is not.
-    if health != HealthState::Undetected {
-        let detected = Attribute {
-            unit: String::new(),
-            value: Some(attribute::Value::BoolVal(true)),
-        };
-        attributes.insert(format!("driver.{}", driver.name()), detected);
-        for (name, value) in cgroup_attributes(holdfast_cgroup::version().map(Support::probe)) {
-            attributes.insert(format!("driver.{}.cgroup.{name}", driver.name()), value);
-        }
-    }
-    FingerprintResponse {
-        attributes,
-        health: health as i32,
-        health_description: description,
-    }
+    Told::default().next(driver)
 }
 
-/// What the host's cgroups can do, for the constraints of jobs (contract, pain 20). All of them always: one that is left out would
-/// keep its old value. They change with the host only, since each change is a change of the node's class (F-5).
-fn cgroup_attributes(support: Option<Support>) -> Vec<(&'static str, Attribute)> {
-    let (version, controllers) = match support {
-        None => ("", [false; 7]),
-        Some(Support {
-            version,
-            memory,
-            cpu,
-            cpuset,
-            pids,
-            io,
-            freeze,
-            kill,
-            pressure: _,
-            devices: _,
-        }) => {
-            // The agent's words for `unique.cgroup.version`.
-            let version = match version {
-                Version::V1 => "v1",
-                Version::V2 => "v2",
+/// What was told since the settings were set. Each change of the description is an event of the node, and each of an attribute
+/// another class of nodes (contract, F-4, F-5): what the host can do is told once, and health is lost only when it was missed
+/// twice in a row (pain 36).
+#[derive(Debug, Default)]
+struct Told {
+    attributes: Option<Vec<(&'static str, Attribute)>>,
+    healthy: Option<Health>,
+    has_missed: bool,
+}
+
+impl Told {
+    fn next(&mut self, driver: &Driver) -> FingerprintResponse {
+        let host = Host::look();
+        let health = self.settle(Health::of(driver, &host));
+        let mut attributes = HashMap::new();
+        // An attribute is taken back only by an empty text; the agent keeps what is left out (contract, F-5). It is never
+        // taken back in the life of a plugin, as the built-in's is not.
+        if health.state != HealthState::Undetected {
+            let detected = Attribute {
+                unit: String::new(),
+                value: Some(attribute::Value::BoolVal(true)),
             };
-            (version, [memory, cpu, cpuset, pids, io, kill, freeze])
+            attributes.insert(format!("driver.{}", driver.name()), detected);
+            let of_host = self.attributes.get_or_insert_with(|| attributes_of(&host));
+            for (name, value) in of_host {
+                attributes.insert(format!("driver.{}.{name}", driver.name()), value.clone());
+            }
         }
-    };
-    let attribute = |value| Attribute {
-        unit: String::new(),
-        value: Some(value),
-    };
-    let names = ["memory", "cpu", "cpuset", "pids", "io", "kill", "freeze"];
-    let version = ("version", attribute(attribute::Value::StringVal(version.to_owned())));
-    let controllers = names.into_iter().zip(controllers);
-    std::iter::once(version)
-        .chain(controllers.map(|(name, has)| (name, attribute(attribute::Value::BoolVal(has)))))
-        .collect()
-}
+        FingerprintResponse {
+            attributes,
+            health: health.state as i32,
+            health_description: health.description,
+        }
+    }
 
-fn health(driver: &Driver) -> (HealthState, String) {
-    let settings = driver.settings();
-    if !settings.options.enabled {
-        return (HealthState::Undetected, "disabled".to_owned());
-    }
-    // Before the agent is there for good nothing may be laid out (contract, P-4).
-    let executor = if settings.carries_agent {
-        driver.executor().map(|_| ())
-    } else {
-        Ok(())
-    };
-    if let Err(e) = executor {
-        return (HealthState::Unhealthy, e.to_string());
-    }
-    match unwritable(&settings.state_dir()) {
-        Some(reason) => (HealthState::Unhealthy, reason),
-        None => (HealthState::Healthy, "Healthy".to_owned()),
-    }
-}
-
-/// Why no supervision directory could be made below `state_dir`, looked at from the nearest folder that exists.
-fn unwritable(state_dir: &Path) -> Option<String> {
-    let existing = state_dir.ancestors().find(|folder| folder.exists())?;
-    if !existing.is_dir() {
-        return Some(format!(
-            "state_dir {}: {} is not a folder",
-            state_dir.display(),
-            existing.display()
-        ));
-    }
-    match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => None,
-        Err(e) => Some(format!(
-            "state_dir {}: cannot write to {}: {}",
-            state_dir.display(),
-            existing.display(),
-            e.desc()
-        )),
+    fn settle(&mut self, seen: Health) -> Health {
+        match &self.healthy {
+            Some(healthy) if seen.may_pass && !self.has_missed => {
+                self.has_missed = true;
+                healthy.clone()
+            }
+            _ => {
+                self.has_missed = false;
+                self.healthy = (seen.state == HealthState::Healthy).then(|| seen.clone());
+                seen
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use holdfast_goplugin::services::Shutdown;
     use holdfast_wire::nomad_base::{NomadConfig, SetConfigRequest};
     use tokio_stream::StreamExt as _;
@@ -194,7 +159,7 @@ mod tests {
         configured(&driver, folder.path(), &std::env::current_exe().unwrap(), true);
         let said = fingerprint(&driver);
         assert_eq!(said.health(), HealthState::Healthy);
-        assert_eq!(said.health_description, "Healthy");
+        assert_eq!(said.health_description, mode(&Host::look()));
         assert_eq!(
             said.attributes["driver.raw_exec"].value,
             Some(attribute::Value::BoolVal(true))
@@ -228,39 +193,49 @@ mod tests {
     }
 
     #[test]
-    fn what_cgroups_can_do_is_told_the_same_way_everywhere_f5() {
-        let told = |support| -> HashMap<_, _> {
-            cgroup_attributes(support)
-                .into_iter()
-                .map(|(name, attribute)| (name, attribute.value.unwrap()))
-                .collect()
+    fn health_is_lost_at_the_second_miss_and_found_at_once_pain_36() {
+        let health = |state, description: &str| Health {
+            state,
+            description: description.to_owned(),
+            may_pass: state == HealthState::Unhealthy,
         };
-        let support = Support {
-            version: Version::V2,
-            memory: false,
-            cpu: true,
-            cpuset: true,
-            pids: true,
-            io: true,
-            freeze: true,
-            kill: true,
-            pressure: true,
-            devices: true,
-        };
-        let some = told(Some(support));
-        assert_eq!(some["version"], attribute::Value::StringVal("v2".to_owned()));
-        assert_eq!(some["memory"], attribute::Value::BoolVal(false));
-        assert_eq!(some["kill"], attribute::Value::BoolVal(true));
-        let none = told(None);
-        assert_eq!(none["version"], attribute::Value::StringVal(String::new()));
-        assert_eq!(none["cpu"], attribute::Value::BoolVal(false));
-        let names = |told: &HashMap<&'static str, _>| told.keys().copied().collect::<std::collections::BTreeSet<_>>();
-        assert_eq!(
-            names(&some),
-            names(&none),
-            "an attribute that is left out would keep its value"
+        let (well, ill) = (
+            health(HealthState::Healthy, "Healthy"),
+            health(HealthState::Unhealthy, "the disk is gone"),
         );
-        assert_eq!(some.len(), 8);
+        let mut told = Told::default();
+        assert_eq!(told.settle(ill.clone()), ill, "it never was well");
+        assert_eq!(told.settle(well.clone()), well);
+        for _ in 0..3 {
+            assert_eq!(told.settle(ill.clone()), well, "once is not enough");
+            assert_eq!(told.settle(well.clone()), well);
+        }
+        let seen = [ill.clone(), ill.clone(), ill.clone(), well.clone()].map(|seen| told.settle(seen));
+        assert_eq!(seen, [well.clone(), ill.clone(), ill.clone(), well.clone()]);
+        let disabled = health(HealthState::Undetected, "disabled");
+        assert_eq!(
+            told.settle(disabled.clone()),
+            disabled,
+            "what the operator says holds at once"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_host_is_told_once_and_an_isolated_profile_that_cannot_run_says_why_f5() {
+        let driver = driver(PluginName::Exec);
+        let mut told = Told::default();
+        let first = told.next(&driver);
+        let host = Host::look();
+        match can_run(driver.name().profile(), &host) {
+            Ok(()) => {
+                assert_eq!(first.health(), HealthState::Healthy, "{}", first.health_description);
+                assert_eq!(told.next(&driver).attributes, first.attributes);
+                for (name, _) in attributes_of(&host) {
+                    assert!(first.attributes.contains_key(&format!("driver.exec.{name}")), "{name}");
+                }
+            }
+            Err(refusal) => assert_eq!(first.health_description, refusal.to_string()),
+        }
     }
 
     #[tokio::test]
