@@ -29,11 +29,8 @@ fn every_compression_gives_the_same_tree() {
         layout.index(&[layout.image(&layers)]);
         let (_guard, store) = store();
         let image = store.unpack(&layout.reference()).unwrap();
-        assert_eq!(
-            (image.unpacked, image.layers.len(), image.notes.len()),
-            (1, 1, 0),
-            "{pack:?}"
-        );
+        assert_eq!((image.unpacked, image.layers.len()), (1, 1), "{pack:?}");
+        assert!(image.notes.is_empty() || !is_root(), "{:?}", image.notes);
         trees.push(tree(&image.layers[0]));
     }
     assert_eq!(trees[0]["a/two"], "-> one");
@@ -357,7 +354,8 @@ fn without_root_everything_is_the_users_and_set_id_bits_are_gone() {
         return;
     }
     for path in [guard.path(), layout.path()] {
-        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+        let mut chown = std::process::Command::new("chown");
+        assert!(chown.args(["-R", "65534:65534"]).arg(path).status().unwrap().success());
     }
     // Of this thread alone.
     std::thread::spawn(move || {
