@@ -1,6 +1,8 @@
 //! The only crate, with the init, that has `unsafe`: one function per system call with its manual page, and
 //! [`spawn`], which runs plain steps in a child. No policy.
 
+#[cfg(feature = "attempts")]
+pub mod attempt;
 pub mod bpf;
 pub mod clock;
 pub mod file;

@@ -10,6 +10,7 @@ mod ending;
 mod entry;
 mod exec;
 mod freeze;
+mod isolation;
 mod known;
 mod limits;
 mod logs;

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::attributes::AttributeFlags;
 use super::detached::Detached;
 use super::ending::EndingFlags;
+use super::isolation::{self, IsolationFlags};
 use super::limits::LimitFlags;
 use super::output::OutputFlags;
 use super::relay::Relay;
@@ -43,7 +44,8 @@ const NOT_EXECUTABLE: u8 = 126;
 #[command(after_help = "Examples:
   holdfast-executor run -- make test
   holdfast-executor run --memory 512MiB --pids-limit 100 --max-runtime 10m -- ./job
-  holdfast-executor run --detach --name backup --nice 10 -- ./backup.sh")]
+  holdfast-executor run --detach --name backup --nice 10 -- ./backup.sh
+  holdfast-executor run --rootfs host --user nobody --mount .:/work --work-dir /work -- make test")]
 pub struct Run {
     /// Whom to run as: NAME, UID, NAME:GROUP or UID:GID [default: whoever runs this]
     #[arg(short, long)]
@@ -54,7 +56,7 @@ pub struct Run {
     /// A further group
     #[arg(long, value_name = "GROUP")]
     group_add: Vec<String>,
-    /// Where to start [default: here]
+    /// Where to start [default: here, in a root of its own /local or /]
     #[arg(short, long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
     /// Set a variable in addition to those of this environment
@@ -91,6 +93,8 @@ pub struct Run {
     #[command(flatten)]
     ending: EndingFlags,
     #[command(flatten)]
+    isolation: IsolationFlags,
+    #[command(flatten)]
     output: OutputFlags,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -118,11 +122,16 @@ impl Run {
             Err(e) => return Ok(wrong_usage(&format!("{e:#}"))),
         };
         // Before anything is made, and before this process reaps children that are not its task's.
-        let program = match find_program(&self.command[0]) {
-            Ok(program) => program,
-            Err(refusal) => return Ok(refusal.tell(&self.command[0])),
+        let program = match self.isolation.has_own_root() {
+            // It is looked for in that root.
+            true => PathBuf::from(&self.command[0]),
+            false => match find_program(&self.command[0]) {
+                Ok(program) => program,
+                Err(refusal) => return Ok(refusal.tell(&self.command[0])),
+            },
         };
         let options = self.options(said, &name, &program)?;
+        isolation::require_root(&options.isolation)?;
         if self.detach {
             return self.detached(state_dir, &name, options).await;
         }
@@ -223,10 +232,14 @@ impl Run {
     fn options(&self, said: (Limits, Ending), name: &str, program: &Path) -> Result<TaskOptions> {
         let (limits, ending) = said;
         let here = || std::env::current_dir().context("finding the working directory");
-        let work_dir = match &self.work_dir {
-            Some(dir) => std::path::absolute(dir).context("finding the working directory")?,
-            None => here()?,
+        let work_dir = match (&self.work_dir, self.isolation.has_own_root()) {
+            (dir, true) => dir.clone(),
+            (Some(dir), false) => Some(std::path::absolute(dir).context("finding the working directory")?),
+            (None, false) => Some(here()?),
         };
+        let mut warnings = Vec::new();
+        let isolation = self.isolation.options(self.user.as_deref(), &mut warnings)?;
+        warnings.iter().for_each(|warning| say(warning));
         let (log_collection, log_file) = match self.output.folder()? {
             None => (LogCollection::Agent, String::new()),
             Some(dir) => (LogCollection::Driver(self.output.rotation()), text(&dir.join("x"))?),
@@ -237,7 +250,7 @@ impl Run {
             args: Arguments::from(self.command[1..].to_vec()),
             environment: self.environment()?,
             user: self.user.clone(),
-            work_dir: Some(text(&work_dir)?),
+            work_dir: work_dir.as_deref().map(text).transpose()?,
             // There is none: the command was found by a shell's rules.
             task_dir: "/nonexistent/task".to_owned(),
             stdout_path: log_file.clone(),
@@ -254,6 +267,7 @@ impl Run {
             // Whoever runs this is the operator.
             ceilings: Ceilings::unlimited(),
             inherit_limits: true,
+            isolation,
             ..TaskOptions::default()
         })
     }
@@ -269,7 +283,11 @@ impl Run {
             .clone()
             .unwrap_or_else(|| cgroup_parent(version, alloc_id));
         let scope = Scope::below(version, &parent, alloc_id, name)?;
-        Ok(Some(if needs_io { scope.with_io() } else { scope }))
+        let scope = if needs_io { scope.with_io() } else { scope };
+        Ok(Some(match self.isolation.restricts_devices() {
+            true => scope.with_devices(),
+            false => scope,
+        }))
     }
 
     async fn supervised(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 use holdfast_goplugin::services::{self, Shutdown};
 use holdfast_wire::executor_v1::executor_server::ExecutorServer;
@@ -15,7 +15,7 @@ use holdfast_wire::nomad_executor::executor_server::ExecutorServer as NomadExecu
 use super::signals::Signals;
 use crate::foreground::{Foreground, Purpose};
 use crate::log;
-use crate::nomad::NomadExecutor;
+use crate::nomad::{NomadExecutor, Rules};
 use crate::server::{self, Services};
 use crate::supervisor::{Command, Phase, Stop};
 
@@ -49,6 +49,15 @@ enum Isolation {
     Exec,
 }
 
+impl From<Isolation> for Rules {
+    fn from(isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::None => Rules::Universal,
+            Isolation::Exec => Rules::Isolated,
+        }
+    }
+}
+
 /// Failures are always logged; below them there is only what a person may want to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum LogLevel {
@@ -61,9 +70,6 @@ enum LogLevel {
 
 impl Serve {
     pub async fn run(self, state_dir: &Path) -> Result<ExitCode> {
-        if self.isolation == Isolation::Exec {
-            bail!("--isolation exec: isolation is not built yet; only --isolation none can be served");
-        }
         if let Some(file) = &self.log_file {
             log_to(file)?;
         }
@@ -78,7 +84,11 @@ impl Serve {
             server::listen_at(&self.socket).with_context(|| format!("listening on {}", self.socket.display()))?;
         let bound = Bound(std::path::absolute(&self.socket)?);
         let mut foreground = Foreground::start(state_dir, Purpose::Serve, "serve").await?;
-        let nomad = NomadExecutor::new(foreground.service.clone(), foreground.dir().try_clone()?);
+        let nomad = NomadExecutor::new(
+            foreground.service.clone(),
+            foreground.dir().try_clone()?,
+            self.isolation.into(),
+        );
         let shutdown = Shutdown::new();
         let services = Services::default()
             .with(NomadExecutorServer::new(nomad))

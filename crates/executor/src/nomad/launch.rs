@@ -1,11 +1,11 @@
-//! From Nomad's launch request to a task, by the rules of its executor without isolation.
+//! From Nomad's launch request to a task, by the rules of one of its executors.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use holdfast_cgroup::{Limits, Scope, ScopeError, Version};
-use holdfast_sandbox::capability;
-use holdfast_sandbox::isolation::{IsolationMode, IsolationModeError};
+use holdfast_sandbox::capability::{self, CapabilityError};
+use holdfast_sandbox::isolation::{IsolationMode, IsolationModeError, IsolationOptions};
 use holdfast_sandbox::{
     Arguments, DeniedIds, Environment, LogCollection, Placement, PlanError, Resolver, TaskOptions, TaskPlan,
 };
@@ -15,7 +15,17 @@ use holdfast_wire::nomad_driver::{
 };
 use holdfast_wire::nomad_executor::LaunchRequest;
 
+use super::isolation::{Asked, AskedError};
 use crate::log;
+
+/// Which of Nomad's executors is taken for the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    /// The one of raw_exec: nothing but cgroups.
+    Universal,
+    /// The one of exec: a root that the agent has filled.
+    Isolated,
+}
 
 /// Why a request cannot be launched.
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +36,12 @@ pub enum RequestError {
     /// See [`IsolationModeError`].
     #[error(transparent)]
     IsolationMode(#[from] IsolationModeError),
-    /// The kernel has no capability of this name.
-    #[error("capability {0:?} is not known to this kernel")]
-    Capability(String),
-    /// The kernel does not say which it has.
-    #[error("finding the kernel's capabilities: {0}")]
-    Capabilities(std::io::Error),
+    /// See [`CapabilityError`].
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+    /// See [`AskedError`].
+    #[error(transparent)]
+    Isolation(#[from] AskedError),
     /// See [`PlanError`].
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -41,7 +51,7 @@ pub enum RequestError {
 ///
 /// Blocks while users are looked up, on purpose: this process has one task, which does not run yet, and its reaper of children
 /// must not run while a getent(1) is waited for.
-pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, RequestError> {
+pub fn task_of(request: LaunchRequest, task_id: &str, rules: Rules) -> Result<TaskSpec, RequestError> {
     #[allow(deprecated)]
     let LaunchRequest {
         cmd,
@@ -52,7 +62,7 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
         env,
         user,
         task_dir,
-        // The executor without isolation applies limits whatever this says.
+        // Neither executor looks at it: limits are applied whatever it says.
         resource_limits: _,
         basic_process_cgroup: _,
         mounts,
@@ -72,21 +82,36 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
     } = request;
     let pid_mode = IsolationMode::of("pid_mode", "", &default_pid_mode)?;
     let ipc_mode = IsolationMode::of("ipc_mode", "", &default_ipc_mode)?;
-    for name in allow_caps.iter().chain(&capabilities) {
-        let known = capability::canonical(name).map_err(RequestError::Capabilities)?;
-        known.ok_or_else(|| RequestError::Capability(name.clone()))?;
-    }
-    let ignored = [
-        ("mounts", !mounts.is_empty()),
-        ("devices", !devices.is_empty()),
-        ("no_pivot_root", no_pivot_root),
-        ("default_pid_mode", pid_mode == Some(IsolationMode::Private)),
-        ("default_ipc_mode", ipc_mode == Some(IsolationMode::Private)),
-        ("capabilities", !allow_caps.is_empty() || !capabilities.is_empty()),
-    ];
-    for (what, _) in ignored.iter().filter(|(_, given)| *given) {
-        log::line(&format!("{what} means nothing without isolation and is ignored"));
-    }
+    // Of the list of what would be allowed nothing is given; a name that means nothing is refused all the same.
+    capability::parse("allow_caps", &allow_caps)?;
+    capability::parse("capabilities", &capabilities)?;
+    let mut warnings = Vec::new();
+    let isolation = match rules {
+        Rules::Isolated => Asked {
+            mounts,
+            devices,
+            no_pivot_root,
+            pid_mode,
+            ipc_mode,
+            capabilities,
+            user: &user,
+        }
+        .options(&mut warnings)?,
+        Rules::Universal => {
+            let ignored = [
+                ("mounts", !mounts.is_empty()),
+                ("devices", !devices.is_empty()),
+                ("no_pivot_root", no_pivot_root),
+                ("default_pid_mode", pid_mode == Some(IsolationMode::Private)),
+                ("default_ipc_mode", ipc_mode == Some(IsolationMode::Private)),
+                ("capabilities", !allow_caps.is_empty() || !capabilities.is_empty()),
+            ];
+            for (what, _) in ignored.iter().filter(|(_, given)| *given) {
+                warnings.push(format!("{what} means nothing without isolation and is ignored"));
+            }
+            IsolationOptions::default()
+        }
+    };
     let (alloc_id, task_name) = names_of(&task_dir);
     let resources = resources.unwrap_or_default();
     let Said {
@@ -103,6 +128,10 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
         &cgroup_v2_override,
         &cgroup_v1_override,
     )?;
+    let scope = match rules {
+        Rules::Universal => scope,
+        Rules::Isolated => scope.map(Scope::with_devices),
+    };
     let options = TaskOptions {
         task_id: task_id.to_owned(),
         alloc_id,
@@ -125,9 +154,13 @@ pub fn task_of(request: LaunchRequest, task_id: &str) -> Result<TaskSpec, Reques
         cpu_shares,
         cpuset_cpus,
         search_path: std::env::var_os("PATH"),
+        isolation,
         ..holdfast_sandbox::TaskOptions::default()
     };
     let plan = TaskPlan::build(options, &Resolver::system(), &DeniedIds::default())?;
+    for warning in warnings.iter().chain(&plan.warnings) {
+        log::line(warning);
+    }
     Ok(plan.into())
 }
 
@@ -248,6 +281,7 @@ mod tests {
                 ..request(&task_dir)
             },
             "mine",
+            Rules::Universal,
         )
         .unwrap();
         assert_eq!((spec.task_id.as_str(), spec.task_name.as_str()), ("mine", "web"));
@@ -263,7 +297,12 @@ mod tests {
     #[test]
     fn words_that_name_nothing_are_refused_whatever_the_isolation() {
         let alloc = tempfile::tempdir().unwrap();
-        let refusal = |request| task_of(request, "t").unwrap_err().to_string();
+        let refusal = |request: LaunchRequest| {
+            let refusals = [Rules::Universal, Rules::Isolated]
+                .map(|rules| task_of(request.clone(), "t", rules).unwrap_err().to_string());
+            assert_eq!(refusals[0], refusals[1]);
+            refusals[0].clone()
+        };
         let mode = LaunchRequest {
             default_ipc_mode: "alone".into(),
             ..request(alloc.path())
@@ -275,7 +314,7 @@ mod tests {
         };
         assert_eq!(
             refusal(capability),
-            "capability \"CAP_FLY\" is not known to this kernel"
+            "capabilities configured with capabilities not supported by system: fly"
         );
     }
 
@@ -286,7 +325,46 @@ mod tests {
             cmd: "no-such-command".into(),
             ..request(alloc.path())
         };
-        let error = task_of(missing, "t").unwrap_err().to_string();
+        let error = task_of(missing, "t", Rules::Universal).unwrap_err().to_string();
         assert_eq!(error, "binary \"no-such-command\" could not be found");
+    }
+
+    #[test]
+    fn with_isolation_the_task_dir_is_the_root_in_which_the_command_is_looked_for() {
+        let alloc = tempfile::tempdir().unwrap();
+        let task_dir = alloc.path().join("web");
+        std::fs::create_dir_all(task_dir.join("local")).unwrap();
+        let outside = LaunchRequest {
+            capabilities: vec!["CAP_CHOWN".into()],
+            default_pid_mode: "private".into(),
+            ..request(&task_dir)
+        };
+        let error = task_of(outside.clone(), "t", Rules::Isolated).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("file /bin/sh not found under path {}", task_dir.display())
+        );
+        std::fs::copy("/bin/sh", task_dir.join("local/sh")).unwrap();
+        // What the agent would have copied.
+        let libraries = ["/lib", "/lib64", "/usr"]
+            .into_iter()
+            .filter(|path| Path::new(path).exists());
+        let inside = LaunchRequest {
+            cmd: "sh".into(),
+            mounts: libraries
+                .map(|path| holdfast_wire::nomad_driver::Mount {
+                    task_path: path.into(),
+                    host_path: path.into(),
+                    readonly: true,
+                    ..Default::default()
+                })
+                .collect(),
+            ..outside
+        };
+        let spec = task_of(inside, "t", Rules::Isolated).unwrap();
+        assert_eq!((spec.command.as_str(), spec.work_dir.as_str()), ("/local/sh", "/"));
+        let isolation: holdfast_record::Isolation = serde_json::from_slice(&spec.isolation).unwrap();
+        assert!(isolation.namespaces.mount && isolation.namespaces.pid && !isolation.namespaces.ipc);
+        assert!(!isolation.confinement.no_new_privileges && isolation.confinement.seccomp.is_none());
     }
 }

@@ -18,6 +18,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::launch::Rules;
 use super::stats::{DEFAULT_INTERVAL, Meter};
 use super::{launch, session};
 use crate::service::Service;
@@ -35,6 +36,7 @@ const OUTBOUND: usize = 8;
 pub struct NomadExecutor {
     service: Service,
     dir: SupervisionDir,
+    rules: Rules,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -52,8 +54,8 @@ fn not_run() -> Status {
 
 impl NomadExecutor {
     /// Speaks for the task of `service`, whose records are in `dir`.
-    pub fn new(service: Service, dir: SupervisionDir) -> Self {
-        Self { service, dir }
+    pub fn new(service: Service, dir: SupervisionDir, rules: Rules) -> Self {
+        Self { service, dir, rules }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -71,7 +73,7 @@ impl Executor for NomadExecutor {
         if self.snapshot().phase != Phase::Idle {
             return Err(failed("this executor has launched its task already"));
         }
-        let spec = launch::task_of(request.into_inner(), &self.service.intent.task_id).map_err(failed)?;
+        let spec = launch::task_of(request.into_inner(), &self.service.intent.task_id, self.rules).map_err(failed)?;
         let launched = self
             .service
             .ask(|reply| Command::Launch(Box::new(spec), reply))
