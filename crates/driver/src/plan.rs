@@ -1,5 +1,6 @@
 //! From the agent's task to what an executor is asked to run.
 
+mod image;
 mod isolation;
 
 use std::collections::BTreeMap;
@@ -7,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_cgroup::{Delegation, Scope, ScopeError, Version};
+use holdfast_sandbox::image::Image;
+use holdfast_sandbox::isolation::IsolationError;
 use holdfast_sandbox::limits::CpuShare;
-use holdfast_sandbox::{Arguments, Environment, LogCollection, Placement, PlanError, Resolver, TaskPlan};
+use holdfast_sandbox::{Arguments, Environment, LogCollection, Placement, PlanError, TaskPlan};
 use holdfast_wire::executor_v1::TaskSpec;
 use holdfast_wire::nomad_driver::{
     AllocatedMemoryResources, LinuxResources, NetworkIsolationSpec, TaskConfig,
@@ -17,7 +20,7 @@ use holdfast_wire::nomad_driver::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::options::{InvalidTaskOptions, LogCollector, TaskOptions};
+use crate::options::{InvalidTaskOptions, LogCollector, Rootfs, TaskOptions};
 use crate::plugin_name::{PluginName, Profile};
 use crate::settings::Settings;
 use crate::table::TaskName;
@@ -33,6 +36,8 @@ pub struct Planned {
     pub additions: EnvironmentAdditions,
     /// What the job asked for and does not get, each in one line.
     pub warnings: Vec<String>,
+    /// The image that is the task's root: its layers stay while this is held, and once the task's record names them.
+    pub image: Option<Image>,
 }
 
 /// How a task's environment differs from what the agent's task says.
@@ -84,24 +89,29 @@ pub async fn plan(
     }
     let agent = isolation::OfAgent::of(task);
     let isolation = options.isolation.clone();
+    let image = match &isolation.rootfs {
+        Rootfs::Image(reference) => Some(image::unpack(reference.clone(), &settings).await?),
+        Rootfs::OfProfile | Rootfs::Minimal | Rootfs::Directory(_) => None,
+    };
+    let of_image = image.as_ref().map(image::root_and_account);
     let mut asked = asked(task, options, &settings, collector, cgroups.placement).map_err(Failure::last)?;
     // Users may come from a directory service that takes its time, and images from a slow disk.
     let build = move || {
-        let resolved = isolation::resolve(isolation.clone(), agent, &settings, profile)?;
+        let resolved = isolation::resolve(isolation.clone(), of_image, agent, &settings, profile)?;
         let mut warnings = resolved.warnings;
         asked.isolation = resolved.options;
-        let of_image = asked.isolation.account.user.clone();
-        let usual = match profile {
-            Profile::Raw => None,
-            Profile::Exec | Profile::Holdfast => Some(isolation::NOBODY.to_owned()),
-        };
+        let (resolver, nobody) = image::users(&asked.isolation.root);
+        let of_image = asked.isolation.account.user.take();
+        // The agent that is to make users up forgets to when it restarts a task after its own restart (contract, U-3); whoever asked
+        // for that does not mean root.
+        let has_usual = profile != Profile::Raw || settings.options.announced.dynamic_users;
+        let usual = has_usual.then(|| nobody.to_owned());
         asked.user = asked.user.filter(|user| !user.is_empty()).or(of_image).or(usual);
         let user = asked.user.clone().unwrap_or_default();
         let allows_root = settings.options.isolation.allow_root;
         refuse_root(allows_root, matches!(user.split(':').next(), Some("root" | "0")))?;
         let is_strict = asked.strict_limits;
-        let mut plan =
-            TaskPlan::build(asked, &Resolver::system(), &settings.denied).map_err(|e| plan_failure(e, profile))?;
+        let mut plan = TaskPlan::build(asked, &resolver, &settings.denied).map_err(|e| plan_failure(e, profile))?;
         let uid = plan.credentials.as_ref().map(|credentials| credentials.uid);
         refuse_root(allows_root, uid == Some(0))?;
         plan.isolation.confinement.capabilities = isolation
@@ -123,6 +133,7 @@ pub async fn plan(
         spec,
         shared_cgroups: cgroups.shared,
         warnings,
+        image,
     })
 }
 
@@ -156,6 +167,14 @@ fn plan_failure(error: PlanError, profile: Profile) -> Failure {
         | PlanError::Ceiling(_)
         | PlanError::Attribute(_)
         | PlanError::NoScope { .. }
+        | PlanError::Isolation(
+            IsolationError::HostMounts { .. }
+            | IsolationError::HostProc
+            | IsolationError::Stragglers
+            | IsolationError::HostName(_)
+            | IsolationError::LongHostName(_)
+            | IsolationError::HostRoot,
+        )
         | PlanError::ForeignLimits => "failed driver config validation",
         _ => "failed to launch command with executor",
     };

@@ -50,6 +50,8 @@ pub async fn start(
         shared_cgroups,
         additions,
         mut warnings,
+        // Held until the end: the record that is written meanwhile names its layers.
+        image: _image,
     } = plan::plan(&task, options, settings, driver.name()).await?;
     let limits = limits::describe(spec.limits.as_ref());
     let adoption = Adoption {

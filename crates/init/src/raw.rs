@@ -22,7 +22,6 @@ pub mod nr {
     pub const MKDIR: usize = 83;
     pub const SYMLINK: usize = 88;
     pub const READLINK: usize = 89;
-    pub const CHMOD: usize = 90;
     pub const LCHOWN: usize = 94;
     pub const UMASK: usize = 95;
     pub const SETPGID: usize = 109;

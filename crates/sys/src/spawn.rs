@@ -705,7 +705,6 @@ mod tests {
             (nr::MKDIR, libc::SYS_mkdir),
             (nr::SYMLINK, libc::SYS_symlink),
             (nr::READLINK, libc::SYS_readlink),
-            (nr::CHMOD, libc::SYS_chmod),
             (nr::LCHOWN, libc::SYS_lchown),
             (nr::CAPSET, libc::SYS_capset),
             (nr::MKNOD, libc::SYS_mknod),

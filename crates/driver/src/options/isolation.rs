@@ -6,6 +6,7 @@ use holdfast_cgroup::MemoryMax;
 use holdfast_record::{Entry, MountFlags, Propagation, SeccompProfile, Unveiled, UserNamespace, What};
 use holdfast_sandbox::capability::{self, CapabilityError, Set};
 use holdfast_sandbox::etc::{Dns, ExtraHost, check_hostname};
+use holdfast_sandbox::image::Reference;
 use holdfast_sandbox::isolation::{DeviceOption, IsolationMode, Modes, TmpfsOption};
 use holdfast_sandbox::limits::parse_size;
 use holdfast_sandbox::unveil;
@@ -78,8 +79,8 @@ pub enum Rootfs {
     Minimal,
     /// A folder of the host.
     Directory(PathBuf),
-    /// An image in an OCI layout, as it was written.
-    Image(String),
+    /// An image in an OCI layout.
+    Image(Reference),
 }
 
 /// Reads what the profile knows of it.
@@ -216,7 +217,10 @@ fn rootfs(values: &mut Values) -> Result<Rootfs, InvalidTaskOptions> {
         "host" => Ok(Rootfs::OfProfile),
         "minimal" => Ok(Rootfs::Minimal),
         path if is_plain(Path::new(path)) => Ok(Rootfs::Directory(PathBuf::from(path))),
-        image if image.starts_with("oci:") => Ok(Rootfs::Image(text)),
+        image if image.starts_with("oci:") => match Reference::parse(image) {
+            Ok(reference) => Ok(Rootfs::Image(reference)),
+            Err(e) => Err(InvalidTaskOptions::value(format_args!("rootfs: {e}"))),
+        },
         other => Err(InvalidTaskOptions::value(format_args!(
             "rootfs {other:?} is none of \"host\", \"minimal\", an absolute path and \"oci:/path[:tag]\""
         ))),

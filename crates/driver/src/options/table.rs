@@ -506,7 +506,9 @@ pub const OPTIONS: &[Row] = &[
         "rootfs",
         Kind::Text,
         "What the task sees as `/`: `host` (a read-only view of the operator's `host_paths`), `minimal` (little but the task's own \
-         folders, `/dev`, `/proc`, `/sys` and `/tmp`), a folder of the host, or `oci:/path[:tag]`, an image in an OCI layout.",
+         folders, `/dev`, `/proc`, `/sys` and `/tmp`), a folder of the host, or `oci:/path[:tag]`, an image in an OCI layout, which \
+         gives user, variables and working directory where the job says nothing. Users of a folder or an image are those of its own \
+         `/etc/passwd`.",
     )
     .or(Absent::Text("host"))
     .only(HOLDFAST),

@@ -74,11 +74,10 @@ pub(super) struct Resolved {
     pub warnings: Vec<String>,
 }
 
-/// Looks everything up that is not `sandbox`'s to look up. Nothing on the host has changed afterwards but the cache of images.
-///
-/// Blocks: on files, and while an image is unpacked for the first time.
+/// Looks everything up that is not `sandbox`'s to look up; changes nothing. Blocks on files.
 pub(super) fn resolve(
     options: IsolationOptions,
+    of_image: Option<(RootOption, Account)>,
     agent: OfAgent,
     settings: &Settings,
     profile: Profile,
@@ -112,7 +111,10 @@ pub(super) fn resolve(
     } = agent;
     let policy = &settings.options.isolation;
     let allowed = &policy.allowed_host_paths;
-    let (root, account) = root(rootfs, settings, profile)?;
+    let (root, account) = match of_image {
+        Some(of_image) => of_image,
+        None => (root(rootfs, settings, profile)?, Account::default()),
+    };
     let mut warnings = Vec::new();
     let mut entries = Vec::new();
     let mut all_devices = Vec::new();
@@ -177,13 +179,13 @@ pub(super) fn resolve(
     })
 }
 
-fn invalid(error: impl std::fmt::Display) -> Failure {
+pub(super) fn invalid(error: impl std::fmt::Display) -> Failure {
     Failure::Final(format!("failed driver config validation: {error}"))
 }
 
-fn root(rootfs: Rootfs, settings: &Settings, profile: Profile) -> Result<(RootOption, Account), Failure> {
+fn root(rootfs: Rootfs, settings: &Settings, profile: Profile) -> Result<RootOption, Failure> {
     let policy = &settings.options.isolation;
-    let root = match (rootfs, profile) {
+    Ok(match (rootfs, profile) {
         (_, Profile::Raw) => RootOption::HostTree,
         (_, Profile::Exec) => RootOption::TaskDir,
         (Rootfs::OfProfile, Profile::Holdfast) => RootOption::Host(policy.host_paths.clone()),
@@ -191,13 +193,13 @@ fn root(rootfs: Rootfs, settings: &Settings, profile: Profile) -> Result<(RootOp
         (Rootfs::Directory(folder), Profile::Holdfast) => {
             RootOption::Layers(vec![real(&folder, "rootfs", &policy.allowed_host_paths)?])
         }
-        (Rootfs::Image(reference), Profile::Holdfast) => return image(&reference, settings),
-    };
-    Ok((root, Account::default()))
-}
-
-fn image(reference: &str, _: &Settings) -> Result<(RootOption, Account), Failure> {
-    Err(invalid(format_args!("rootfs {reference:?}: images are not built yet")))
+        (Rootfs::Image(reference), Profile::Holdfast) => {
+            return Err(invalid(format_args!(
+                "rootfs {:?} was not unpacked",
+                reference.to_string()
+            )));
+        }
+    })
 }
 
 /// What a task is restricted to, with folders of its own as it sees them.
@@ -223,7 +225,7 @@ fn unveiled(
 }
 
 /// A path of the host that a job names, with its links followed: what the operator allows is where it leads.
-fn real(path: &Path, what: &str, allowed: &AllowedHostPaths) -> Result<PathBuf, Failure> {
+pub(super) fn real(path: &Path, what: &str, allowed: &AllowedHostPaths) -> Result<PathBuf, Failure> {
     let refused = |real: &Path| {
         let leads = match real == path {
             true => String::new(),

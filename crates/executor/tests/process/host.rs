@@ -99,9 +99,14 @@ impl Host {
                 .join("share")
                 .join(format!("{}.{}.scope", spec.alloc_id, spec.task_name)),
         };
-        let scope = Scope::of_task(version, &path, &spec.alloc_id, &spec.task_name)
-            .unwrap()
-            .owning_all();
+        let scope = Scope::of_task(version, &path, &spec.alloc_id, &spec.task_name).unwrap();
+        // As the driver does for tasks whose devices are restricted.
+        let scope = if spec.isolation.is_empty() {
+            scope
+        } else {
+            scope.with_devices()
+        };
+        let scope = scope.owning_all();
         let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
         spec.placement = Some(Placement {
             join: scope.join.iter().map(text).collect(),

@@ -14,7 +14,7 @@ use holdfast_wire::executor_v1::TaskSpec;
 use crate::escape::{self, Column, PROGRAM, SETUID_PROGRAM, Told, arguments, environment, surprises};
 use crate::host::{Host, Task, eventually, is_root, kill, left, wait};
 use crate::isolation::{
-    Mounts, as_nobody, bind, chroot_folder, chroot_of, entry, foreign_namespaces, holdfast_view, isolated, tmpfs,
+    Mounts, as_nobody, bind, chroot_folder, chroot_of, entry, foreign_namespaces, holdfast_view, isolated,
 };
 use crate::isolation_moved::moved;
 
@@ -24,26 +24,21 @@ const ENTRANCE: &str = "isolation_escape::what_is_tried_works_where_nothing_stop
 /// A key in the session keyring of this process, which its executors inherit.
 struct Key {
     description: String,
-    serial: Option<i64>,
+    serial: i64,
 }
 
 impl Key {
     fn of(task: &Task) -> Self {
         let description = format!("holdfast-test:{}", task.intent.task_id);
         let name = CString::new(description.as_str()).unwrap();
-        let serial = attempt::add_key(&name, b"secret").ok();
-        Self {
-            description: if serial.is_some() { description } else { String::new() },
-            serial,
-        }
+        let serial = attempt::add_key(&name, b"secret").unwrap();
+        Self { description, serial }
     }
 }
 
 impl Drop for Key {
     fn drop(&mut self) {
-        if let Some(serial) = self.serial {
-            let _ = attempt::unlink_key(serial);
-        }
+        let _ = attempt::unlink_key(self.serial);
     }
 }
 
@@ -105,10 +100,7 @@ fn attempted(column: Column, entering: Entering) -> Vec<String> {
                 devices: None,
                 masked: Vec::new(),
                 read_only: Vec::new(),
-                entries: vec![
-                    entry("/tmp", tmpfs(None, 0o1777)),
-                    entry("/proc", holdfast_record::What::Proc),
-                ],
+                entries: vec![entry("/proc", holdfast_record::What::Proc)],
                 confinement: Confinement::default(),
                 ..holdfast_view(&task)
             },

@@ -1,4 +1,5 @@
-//! Steps that build the tree that a task sees, in a mount namespace of its own.
+//! Steps that build the tree that a task sees, in a mount namespace of its own. What they make has the modes that it is to have: the
+//! process has no umask meanwhile.
 
 use core::mem::MaybeUninit;
 
@@ -156,8 +157,7 @@ pub unsafe fn make_place(path: *mut u8, is_folder: bool) -> Done {
         if exists(path) {
             return Ok(());
         }
-        make_parents(path)?;
-        let made = make_end(path, is_folder);
+        let made = with_parents(path, || make_end(path, is_folder));
         if made.is_ok() || exists(path) {
             return Ok(());
         }
@@ -273,14 +273,12 @@ unsafe fn exists(path: *const u8) -> bool {
 pub unsafe fn make_folder(path: *mut u8, mode: usize, uid: usize, gid: usize) -> Done {
     // SAFETY: the caller's promise.
     unsafe {
-        make_parents(path)?;
-        match raw::checked(nr::MKDIR, path as usize, mode, 0, 0) {
-            Ok(_) => {}
-            Err(errno::EEXIST) => return Ok(()),
-            Err(_) if exists(path) => return Ok(()),
-            Err(errno) => return Err(errno),
+        match with_parents(path, || raw::checked(nr::MKDIR, path as usize, mode, 0, 0).map(drop)) {
+            Ok(()) => own(path, uid, gid),
+            Err(errno::EEXIST) => Ok(()),
+            Err(_) if exists(path) => Ok(()),
+            Err(errno) => Err(errno),
         }
-        own(path, mode, uid, gid)
     }
 }
 
@@ -291,22 +289,35 @@ pub unsafe fn make_folder(path: *mut u8, mode: usize, uid: usize, gid: usize) ->
 pub unsafe fn make_node(path: *mut u8, mode: usize, device: usize, uid: usize, gid: usize) -> Done {
     // SAFETY: the caller's promise.
     unsafe {
-        make_parents(path)?;
-        raw::checked(nr::MKNOD, path as usize, mode, device, 0)?;
-        own(path, mode & 0o7777, uid, gid)
+        with_parents(path, || {
+            raw::checked(nr::MKNOD, path as usize, mode, device, 0).map(drop)
+        })?;
+        own(path, uid, gid)
     }
 }
 
 /// # Safety
 /// `path` must end in zero, and lead to what was just made.
-unsafe fn own(path: *const u8, mode: usize, uid: usize, gid: usize) -> Done {
+unsafe fn own(path: *const u8, uid: usize, gid: usize) -> Done {
+    if uid == 0 && gid == 0 {
+        return Ok(());
+    }
     // SAFETY: the caller's promise.
-    unsafe {
-        if uid != 0 || gid != 0 {
-            raw::checked(nr::LCHOWN, path as usize, uid, gid, 0)?;
+    unsafe { raw::checked(nr::LCHOWN, path as usize, uid, gid, 0).map(drop) }
+}
+
+/// Most often they are there.
+///
+/// # Safety
+/// `path` must be writable and end in zero.
+unsafe fn with_parents(path: *mut u8, make: impl Fn() -> Done) -> Done {
+    match make() {
+        Err(errno::ENOENT) => {
+            // SAFETY: the caller's promise.
+            unsafe { make_parents(path)? };
+            make()
         }
-        // Not what the mask has left of it.
-        raw::checked(nr::CHMOD, path as usize, mode, 0, 0).map(drop)
+        done => done,
     }
 }
 
@@ -317,10 +328,10 @@ unsafe fn own(path: *const u8, mode: usize, uid: usize, gid: usize) -> Done {
 pub unsafe fn make_link(text: *const u8, path: *mut u8) -> Done {
     // SAFETY: the caller's promise.
     unsafe {
-        make_parents(path)?;
-        match raw::checked(nr::SYMLINK, text as usize, path as usize, 0, 0) {
-            Ok(_) | Err(errno::EEXIST) => Ok(()),
-            Err(errno) => Err(errno),
+        let make = || raw::checked(nr::SYMLINK, text as usize, path as usize, 0, 0).map(drop);
+        match with_parents(path, make) {
+            Err(errno::EEXIST) => Ok(()),
+            done => done,
         }
     }
 }
@@ -328,12 +339,11 @@ pub unsafe fn make_link(text: *const u8, path: *mut u8) -> Done {
 /// A file with this content, for everybody to read.
 ///
 /// # Safety
-/// `path` must be writable and end in zero.
-pub unsafe fn write_file(path: *mut u8, content: &[u8]) -> Done {
+/// `path` must end in zero.
+pub unsafe fn write_file(path: *const u8, content: &[u8]) -> Done {
     const FLAGS: usize = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
     // SAFETY: the caller's promise.
     unsafe {
-        make_parents(path)?;
         let fd = raw::checked(nr::OPENAT, AT_FDCWD, path as usize, FLAGS, 0o644)? as i32;
         let written = raw::write(fd, content);
         raw::close(fd);

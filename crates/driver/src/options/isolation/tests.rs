@@ -197,7 +197,10 @@ fn every_option_of_a_view_arrives() {
     };
     assert_eq!(of("host"), Rootfs::OfProfile);
     assert_eq!(of("/srv/root"), Rootfs::Directory("/srv/root".into()));
-    assert_eq!(of("oci:/srv/image:1"), Rootfs::Image("oci:/srv/image:1".to_owned()));
+    assert_eq!(
+        of("oci:/srv/image:1"),
+        Rootfs::Image(Reference::parse("oci:/srv/image:1").unwrap())
+    );
 }
 
 #[test]
@@ -341,6 +344,10 @@ fn what_jobs_get_wrong_is_named_with_its_value_in_the_built_ins_words() {
         "failed driver config validation: rootfs \"alpine\" is none of \"host\", \"minimal\", an absolute path and \
          \"oci:/path[:tag]\""
     );
+    assert_eq!(
+        refused(PluginName::Holdfast, &[], &[("rootfs", text("oci:image"))]),
+        "failed driver config validation: rootfs: image \"oci:image\" names no absolute path of an image layout"
+    );
     let both = [("hostname", text("web")), ("uts_mode", text("host"))];
     assert_eq!(
         refused(PluginName::Exec, &[], &both),
@@ -415,7 +422,7 @@ fn a_job_may_restrict_itself_and_widens_the_operators_paths_only_with_his_word()
     let operator = ("unveil_paths", list(&["rx:/opt"]));
     assert_eq!(task(PluginName::RawExec, &[], &job).unwrap().unveil.len(), 1);
     assert_eq!(
-        refused(PluginName::RawExec, &[operator.clone()], &job),
+        refused(PluginName::RawExec, std::slice::from_ref(&operator), &job),
         "failed driver config validation: unveil beside the operator's unveil_paths needs unveil_by_task = true in the plugin block"
     );
     let both = [operator.clone(), ("unveil_by_task", Bool(true))];

@@ -8,6 +8,7 @@ use holdfast_record::{DeviceRule, Isolation, Propagation, RootBase, SeccompProfi
 use holdfast_wire::executor_v1::TaskSpec;
 use holdfast_wire::nomad_base::SetConfigRequest;
 use holdfast_wire::nomad_driver::network_isolation_spec::NetworkIsolationMode;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::*;
@@ -182,6 +183,39 @@ async fn planned_user(task: &TaskConfig) -> holdfast_wire::executor_v1::Credenti
 }
 
 #[tokio::test]
+async fn a_raw_task_without_the_user_that_the_agent_should_have_made_up_is_not_root_u3() {
+    if !is_root() {
+        return;
+    }
+    let (dir, task) = task();
+    // Everybody may pass, as below the agent's own folder.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let dynamic = [("dynamic_users", Value::Bool(true))];
+    let uid = async |operator: &[(&str, Value)]| {
+        let planned = planned(PluginName::RawExec, &task, operator, &[]).await.unwrap();
+        planned.spec.credentials.map(|credentials| credentials.uid)
+    };
+    assert_eq!(uid(&dynamic).await, Some(65_534));
+    assert_eq!(uid(&[]).await, None, "whoever the executor is");
+}
+
+#[tokio::test]
+async fn what_contradicts_a_private_namespace_is_refused_as_a_wrong_option() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, task) = task();
+    let leave = [("stragglers", text("leave"))];
+    let refused = planned(PluginName::Exec, &task, &[], &leave).await.unwrap_err();
+    assert!(
+        refused.starts_with("failed driver config validation: stragglers = \"leave\""),
+        "{refused}"
+    );
+    let with_host = [("stragglers", text("leave")), ("pid_mode", text("host"))];
+    assert!(planned(PluginName::Exec, &task, &[], &with_host).await.is_ok());
+}
+
+#[tokio::test]
 async fn root_needs_the_operators_word_in_holdfast_under_any_name() {
     if !is_root() {
         return;
@@ -230,12 +264,8 @@ async fn volumes_and_devices_of_the_agent_arrive_with_propagation_and_permission
         host_path: "/dev/zero".to_owned(),
         cgroup_permissions: "rw".to_owned(),
     }];
-    for (name, operator) in [
-        (PluginName::Exec, vec![]),
-        (PluginName::Holdfast, vec![]),
-        (PluginName::RawExec, vec![("private_mounts", Value::Bool(true))]),
-    ] {
-        let found = isolation(name, &task, &operator, &[]).await;
+    for name in [PluginName::Exec, PluginName::Holdfast] {
+        let found = isolation(name, &task, &[], &[]).await;
         let expected = [
             ("/a", true, Propagation::Private),
             ("/b", false, Propagation::Slave),
@@ -259,10 +289,8 @@ async fn volumes_and_devices_of_the_agent_arrive_with_propagation_and_permission
                 other => panic!("{name}: {other:?}"),
             }
         }
-        if name != PluginName::RawExec {
-            let zero = |rule: &DeviceRule| (rule.major, rule.minor) == (Some(1), Some(5)) && rule.read && rule.write;
-            assert!(found.devices.unwrap().iter().any(zero), "{name}");
-        }
+        let zero = |rule: &DeviceRule| (rule.major, rule.minor) == (Some(1), Some(5)) && rule.read && rule.write;
+        assert!(found.devices.unwrap().iter().any(zero), "{name}");
     }
     let without = isolation(PluginName::RawExec, &task, &[], &[]).await;
     assert_eq!(
@@ -270,6 +298,17 @@ async fn volumes_and_devices_of_the_agent_arrive_with_propagation_and_permission
         Isolation::default(),
         "a raw task sees the host, devices and all"
     );
+    // Nothing is made in the host's own tree.
+    let local = dir.path().join("task/local").canonicalize().unwrap();
+    let raw = TaskConfig {
+        mounts: vec![volume(local.to_str().unwrap(), true, "")],
+        devices: Vec::new(),
+        ..task.clone()
+    };
+    let private = [("private_mounts", Value::Bool(true))];
+    let found = isolation(PluginName::RawExec, &raw, &private, &[]).await;
+    assert!(found.namespaces.mount && found.root.is_none());
+    assert!(matches!(what(&found, local.to_str().unwrap()), What::Bind { flags, .. } if flags.read_only));
     for (path, expected) in [
         (
             "../x",
@@ -458,4 +497,128 @@ async fn what_is_unveiled_has_the_tasks_own_folders_as_it_sees_them() {
         ("unveil_defaults", Value::Bool(false)),
     ];
     assert_eq!(paths(PluginName::Exec, &operator, &[]).await, Some(vec!["/".into()]));
+}
+
+/// An OCI image layout of one layer with a program and users, whose configuration is `config`.
+fn layout(folder: &Path, config: &str) {
+    let mut archive = tar::Builder::new(Vec::new());
+    let files: [(&str, &[u8]); 3] = [
+        ("bin/true", &static_program()),
+        ("etc/passwd", b"app:x:4711:4712::/srv:/bin/true\n"),
+        ("etc/group", b"app:x:4712:\nmore:x:4713:app\n"),
+    ];
+    for folder in ["bin", "etc", "srv"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o755);
+        header.set_size(0);
+        archive.append_data(&mut header, folder, &[][..]).unwrap();
+    }
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, name, content).unwrap();
+    }
+    let layer = archive.into_inner().unwrap();
+    fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
+    let put = |kind: &str, bytes: &[u8]| {
+        let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(folder.join("blobs/sha256").join(&hex), bytes).unwrap();
+        let size = bytes.len();
+        format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{hex}","size":{size}}}"#)
+    };
+    let layer = put("layer.v1.tar", &layer);
+    let diff_id = layer.split('"').find(|part| part.starts_with("sha256:")).unwrap();
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","config":{config},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+    );
+    let config = put("config.v1+json", config.as_bytes());
+    let manifest = put(
+        "manifest.v1+json",
+        format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#).as_bytes(),
+    );
+    fs::write(
+        folder.join("index.json"),
+        format!(r#"{{"schemaVersion":2,"manifests":[{manifest}]}}"#),
+    )
+    .unwrap();
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+#[tokio::test]
+async fn an_image_is_unpacked_once_and_gives_user_environment_and_folder_where_the_job_says_nothing() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, mut task) = task();
+    let host = tempfile::tempdir().unwrap();
+    let base = host.path().canonicalize().unwrap();
+    let image = base.join("image");
+    layout(
+        &image,
+        r#"{"User":"app","Env":["PATH=/bin","OF_IMAGE=1"],"WorkingDir":"/srv"}"#,
+    );
+    let state_dir = base.join("state");
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let operator = [
+        ("state_dir", text(&path(&state_dir))),
+        ("allowed_host_paths", list(&[&path(&base)])),
+    ];
+    let job = [("rootfs", text(&format!("oci:{}", image.display())))];
+    let mut layers = Vec::new();
+    for _ in 0..2 {
+        let Planned {
+            spec, additions, image, ..
+        } = planned(PluginName::Holdfast, &task, &operator, &job).await.unwrap();
+        layers.push(image.as_ref().unwrap().unpacked);
+        let user = spec.credentials.as_ref().unwrap();
+        assert_eq!((user.uid, user.gid), (4711, 4712), "by the image's own users");
+        assert!(user.groups.contains(&4713), "{user:?}");
+        for variable in ["PATH=/bin", "OF_IMAGE=1", "USER=app"] {
+            assert!(spec.env.contains(&variable.to_owned()), "{variable} in {:?}", spec.env);
+        }
+        assert_eq!((spec.command.as_str(), spec.work_dir.as_str()), ("/bin/true", "/srv"));
+        assert_eq!(spec.env, plan::environment(&task, &[], &additions), "after an adoption");
+        let root = of(&spec).root.unwrap();
+        assert!(!root.read_only);
+        assert!(
+            matches!(&root.base, RootBase::Overlay(layers) if layers.iter().all(|layer| layer.starts_with(state_dir.join("images")))),
+            "{root:?}"
+        );
+    }
+    assert_eq!(layers, [1, 0], "unpacked once");
+
+    task.user = "app:more".to_owned();
+    let named = planned(PluginName::Holdfast, &task, &operator, &job).await.unwrap();
+    let user = named.spec.credentials.unwrap();
+    assert_eq!((user.uid, user.gid), (4711, 4713));
+    task.user = "nobody".to_owned();
+    let unknown = planned(PluginName::Holdfast, &task, &operator, &job).await.unwrap_err();
+    assert!(unknown.contains("unknown user nobody"), "the image has none: {unknown}");
+
+    task.user = String::new();
+    let of_root = base.join("of-root");
+    layout(&of_root, r#"{"User":"0"}"#);
+    let job = [("rootfs", text(&format!("oci:{}", of_root.display())))];
+    let refused = planned(PluginName::Holdfast, &task, &operator, &job).await.unwrap_err();
+    assert!(refused.contains("allow_root"), "{refused}");
+    let silent = base.join("silent");
+    layout(&silent, "{}");
+    let job = [("rootfs", text(&format!("oci:{}", silent.display())))];
+    let nobody = planned(PluginName::Holdfast, &task, &operator, &job).await.unwrap();
+    assert_eq!(
+        nobody.spec.credentials.unwrap().uid,
+        65_534,
+        "an image that says nothing does not mean root here"
+    );
+
+    let elsewhere = [("state_dir", text(&path(&state_dir)))];
+    let refused = planned(PluginName::Holdfast, &task, &elsewhere, &job)
+        .await
+        .unwrap_err();
+    assert!(refused.contains("allowed_host_paths"), "{refused}");
+    let job = [("rootfs", text(&format!("oci:{}:latest", silent.display())))];
+    let refused = planned(PluginName::Holdfast, &task, &operator, &job).await.unwrap_err();
+    assert!(refused.contains("no image with tag \"latest\""), "{refused}");
 }

@@ -67,10 +67,11 @@ pub const ATTEMPTS: &[Attempt] = &[
     Attempt::new(
         "release agent and other cgroups",
         write_cgroups,
+        // On v1 the exec profile, without a namespace of cgroups, shows none.
         [
             Refused(&[EACCES, EROFS]),
             Refused(&[EROFS]),
-            Refused(&[EACCES, EROFS]),
+            Either(&[EACCES, EROFS]),
             Allowed,
         ],
     ),
@@ -221,9 +222,9 @@ fn write_cgroups(_: &Told) -> Answer {
             "tasks",
             "cgroup.kill",
         ] {
-            let path = folder.join(name);
-            if path.exists() {
-                tries.push(for_writing(path));
+            let tried = for_writing(folder.join(name));
+            if !matches!(&tried.1, Err(e) if e.kind() == io::ErrorKind::NotFound) {
+                tries.push(tried);
             }
         }
         let made = folder.join("holdfast-test-made");
@@ -248,7 +249,7 @@ fn write_system_files(_: &Told) -> Answer {
     let folders = ["/usr", "/usr/bin", "/bin"]
         .into_iter()
         .filter(|path| Path::new(path).exists());
-    Answer::of_all(folders.map(made).chain([for_writing("/bin/sh")]))
+    Answer::of_all(folders.map(made).chain([for_writing("/etc/passwd")]))
 }
 
 /// The classic way out of what only bind mounts keep: the root of the file system under a file that one has.
@@ -321,7 +322,7 @@ fn capabilities() -> u64 {
 }
 
 pub fn tell_who_i_am() -> ! {
-    println!("{WHO_AM_I} {} {}", geteuid(), capabilities());
+    println!("\n{WHO_AM_I} {} {}", geteuid(), capabilities());
     std::process::exit(0);
 }
 

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use holdfast_sys::attempt;
-use nix::errno::Errno::{EACCES, EINVAL, ENOENT, ENOSYS, EPERM};
+use nix::errno::Errno::{EACCES, EAFNOSUPPORT, EINVAL, ENOENT, ENOSYS, EPERM};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
@@ -14,6 +14,8 @@ use super::{Answer, Attempt, Told};
 
 /// ENOSYS: the kernel was built without it.
 const NOT_PERMITTED: super::Expected = Refused(&[EPERM, ENOSYS]);
+
+const NO_SOCKET: super::Expected = Refused(&[EPERM, EAFNOSUPPORT]);
 
 pub const ATTEMPTS: &[Attempt] = &[
     Attempt::new(
@@ -74,7 +76,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     Attempt::new(
         "packet and raw sockets",
         raw_sockets,
-        [Refused(&[EPERM]), Refused(&[EPERM]), Refused(&[EPERM]), Allowed],
+        [NO_SOCKET, NO_SOCKET, NO_SOCKET, Allowed],
     ),
     Attempt::new(
         "userfaultfd",

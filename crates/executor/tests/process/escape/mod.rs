@@ -36,7 +36,7 @@ pub struct Told {
     pub abstract_name: String,
     /// Numbers of the disk of the host's root.
     pub disk: (u64, u64),
-    /// Description of a key in the session keyring of whoever started the executor; empty if the kernel has none.
+    /// Description of a key in the session keyring of whoever started the executor.
     pub key: String,
 }
 
@@ -238,10 +238,12 @@ pub fn perform_if_asked() {
     let told = Told::of_env();
     if asked != ALL {
         let attempt = attempts().find(|attempt| attempt.name == asked).unwrap();
-        println!("{PREFIX}{asked}: {}", (attempt.run)(&told));
+        // The test harness has begun a line.
+        println!("\n{PREFIX}{asked}: {}", (attempt.run)(&told));
         std::process::exit(0);
     }
     let column: usize = env::var("TOLD_COLUMN").unwrap().parse().unwrap();
+    println!();
     for attempt in attempts() {
         if matches!(attempt.expected[column], Expected::NotTried) {
             continue;

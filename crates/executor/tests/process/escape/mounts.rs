@@ -20,7 +20,7 @@ const NOT_PERMITTED: super::Expected = Refused(&[EPERM]);
 pub const ATTEMPTS: &[Attempt] = &[
     Attempt::new(
         "mount a tmpfs",
-        |_| Answer::of(mount_tmpfs("/tmp"), "a tmpfs"),
+        |_| Answer::of(mount_tmpfs("/dev/shm"), "a tmpfs"),
         [NOT_PERMITTED, NOT_PERMITTED, NOT_PERMITTED, Allowed],
     ),
     Attempt::new(
@@ -50,7 +50,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     Attempt::new(
         "bind over something",
-        |_| Answer::of(mount_bind("/tmp", "/proc/sys"), "a bind"),
+        |_| Answer::of(mount_bind("/dev/shm", "/proc/sys"), "a bind"),
         [NOT_PERMITTED, NOT_PERMITTED, NOT_PERMITTED, Allowed],
     ),
     Attempt::new(
@@ -106,7 +106,7 @@ fn mount_tmpfs(path: &str) -> io::Result<()> {
 
 fn mount_kernel_files(_: &Told) -> Answer {
     let tried = ["proc", "sysfs", "cgroup2", "devpts", "mqueue"].map(|kind| {
-        let mounted = mount(kind, "/tmp", kind, MountFlags::empty(), None);
+        let mounted = mount(kind, "/dev/shm", kind, MountFlags::empty(), None);
         (kind.to_owned(), mounted)
     });
     Answer::of_all(tried)
@@ -114,20 +114,21 @@ fn mount_kernel_files(_: &Told) -> Answer {
 
 fn mount_disk(_: &Told) -> Answer {
     let tried = ["ext4", "xfs", "btrfs", "vfat"].map(|kind| {
-        let mounted = mount("/dev/vda", "/tmp", kind, MountFlags::RDONLY, None);
+        let mounted = mount("/dev/vda", "/dev/shm", kind, MountFlags::RDONLY, None);
         (kind.to_owned(), mounted)
     });
     Answer::of_all(tried)
 }
 
 fn uncover(_: &Told) -> Answer {
-    let covers = ["/proc/kcore", "/proc/sys", "/proc", "/sys", "/dev", "/tmp"];
+    let covers = ["/proc/kcore", "/proc/sys", "/proc", "/sys", "/dev", "/dev/shm"];
+    let covers = covers.into_iter().filter(|path| Path::new(path).exists());
     let tried = covers.map(|path| (path.to_owned(), unmount(path, UnmountFlags::DETACH)));
     let writable = ["/proc/sys", "/sys"].map(|path| {
         let remounted = mount_remount(path, MountFlags::BIND, "");
         (format!("{path} for writing"), remounted)
     });
-    Answer::of_all(tried.into_iter().chain(writable))
+    Answer::of_all(tried.chain(writable))
 }
 
 fn new_calls(_: &Told) -> Answer {
