@@ -39,6 +39,16 @@ pub const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         program: "holdfast-sandbox holdfast_sandbox",
+        test: "image::tests::content::owners_modes_times_links_and_attributes_are_those_of_the_layer",
+        reason: "files in memory have no attributes of users before Linux 6.6",
+    },
+    Exclusion {
+        program: "holdfast-sandbox holdfast_sandbox",
+        test: "image::tests::content::without_root_everything_is_the_users_and_set_id_bits_are_gone",
+        reason: "files in memory have no attributes of users before Linux 6.6",
+    },
+    Exclusion {
+        program: "holdfast-sandbox holdfast_sandbox",
         test: "users::tests::the_hosts_own_getent_is_understood",
         reason: "there is no glibc, and so no getent",
     },

@@ -48,7 +48,7 @@ async fn of_a_root_that_was_moved_over_it_the_hosts_is_seen_by_no_process_of_the
         permitted: DEFAULT_CAPABILITIES,
         ambient: false,
     });
-    let spec = isolated(task.shell(&format!("{LOOK}; exec sleep 600")), &isolation);
+    let spec = isolated(task.shell(&format!("{LOOK}\nexec sleep 600")), &isolation);
     let spec = host.scoped(spec);
     let (mut peer, _) = host.running_spec(&task, spec).await;
     let seen = eventually("the script's look", || {
