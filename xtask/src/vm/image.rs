@@ -28,14 +28,26 @@ daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 ";
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\ntty:x:5:\nnogroup:x:65534:\n";
-const NSSWITCH: &str = "passwd: files\ngroup: files\n";
+/// Files below `/etc`.
+const ETC: [(&str, &str); 6] = [
+    ("passwd", PASSWD),
+    ("group", GROUP),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+    ("hostname", "vm\n"),
+    ("hosts", "127.0.0.1 localhost vm\n"),
+    ("resolv.conf", "nameserver 127.0.0.1\n"),
+];
 
 /// What tests call and busybox lacks, or has with other options.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
+    ("usr/local/bin/ldd", LIBRARIES),
     ("usr/local/bin/nice", NICE),
     ("usr/local/bin/mkfs.ext4", MAKE_EXT4),
     ("usr/local/bin/fsfreeze", FREEZE),
 ];
+
+/// Every program here is static.
+const LIBRARIES: &str = "#!/bin/sh\n";
 
 /// Says the nice value, or executes a command with another: `nice [-n] VALUE COMMAND...`.
 const NICE: &str = r#"#!/bin/sh
@@ -81,7 +93,12 @@ pub struct Image {
 pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> Result<Image> {
     let staging = tempfile::Builder::new().prefix("initramfs.").tempdir_in(folder)?;
     let tree = Tree(staging.path());
-    tree.copy(&parts.busybox, "bin/busybox")?;
+    // As in Debian, / and /usr are one.
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        fs::create_dir_all(tree.0.join("usr").join(name))?;
+        symlink(Path::new("usr").join(name), tree.0.join(name))?;
+    }
+    tree.copy(&parts.busybox, "usr/bin/busybox")?;
     tree.text("init", INIT, 0o755)?;
     let mut modules = String::new();
     for (path, options) in MODULES {
@@ -95,7 +112,7 @@ pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> 
         writeln!(modules, "insmod /modules/{name} {options} || missing 'module {name}'")?;
     }
     tree.text("modules.sh", &modules, 0o644)?;
-    for (name, content) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
+    for (name, content) in ETC {
         tree.text(&format!("etc/{name}"), content, 0o644)?;
     }
     for (path, script) in PROGRAMS {
