@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::debian::Parts;
 use super::exclusion;
 use super::program::{self, Program, Purpose};
+use crate::root;
 
 const INIT: &str = include_str!("init.sh");
 
@@ -122,10 +123,16 @@ pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> 
         tree.copy(&program.path, &inside(&program.path)?)?;
         fs::create_dir_all(tree.0.join(inside(&program.package_dir)?))?;
     }
-    fs::create_dir_all(tree.0.join("usr/local/bin"))?;
-    for name in [program::EXECUTOR, program::DRIVER] {
-        let product = program::product(programs, name)?;
-        symlink(&product.path, tree.0.join("usr/local/bin").join(name))?;
+    // For a shell, and where the Go tests look for what is released.
+    for folder in [
+        PathBuf::from("usr/local/bin"),
+        inside(&root().join("target/dist"))?.into(),
+    ] {
+        let folder = tree.0.join(folder);
+        fs::create_dir_all(&folder)?;
+        for name in [program::EXECUTOR, program::DRIVER] {
+            symlink(&program::product(programs, name)?.path, folder.join(name))?;
+        }
     }
     let filters = match main {
         Main::Tests(filters) => filters,
@@ -211,8 +218,7 @@ fn inside(path: &Path) -> Result<String> {
 
 /// Runs every test program; [`super::report`] reads what it says.
 fn tests(programs: &[Program], filters: &[String]) -> String {
-    // The Go tests ask for the plugin.
-    let mut script = String::from("export HOLDFAST_VM=1 HOLDFAST_DRIVER=/usr/local/bin/holdfast-driver\n");
+    let mut script = String::from("export HOLDFAST_VM=1\n");
     for Program {
         name,
         path,
@@ -294,7 +300,7 @@ mod tests {
             .collect();
         assert!(skips.contains("the_hosts_own_getent"));
         let expected = "\
-export HOLDFAST_VM=1 HOLDFAST_DRIVER=/usr/local/bin/holdfast-driver
+export HOLDFAST_VM=1
 echo 'vm: begin holdfast-sandbox holdfast_sandbox'
 (cd '/w/p' && exec '/w/it'\\''s' '--show-output' 'a b'SKIPS)
 echo \"vm: end $?\"
