@@ -30,9 +30,10 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 ";
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\ntty:x:5:\nnogroup:x:65534:\n";
 /// Files below `/etc`.
-const ETC: [(&str, &str); 6] = [
+const ETC: [(&str, &str); 7] = [
     ("passwd", PASSWD),
     ("group", GROUP),
+    ("shadow", "root:*:19000:0:99999:7:::\n"),
     ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
     ("hostname", "vm\n"),
     ("hosts", "127.0.0.1 localhost vm\n"),
