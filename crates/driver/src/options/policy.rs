@@ -66,7 +66,7 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
             .map(|mode| mode.unwrap_or(usual))
             .map_err(built_in)
     };
-    let of_holdfast = |private| {
+    let private_if = |private| {
         if private {
             IsolationMode::Private
         } else {
@@ -74,11 +74,11 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
         }
     };
     let modes = Modes {
-        mount: of_holdfast(profile != Profile::Raw),
+        mount: private_if(profile != Profile::Raw),
         pid: mode("default_pid_mode", IsolationMode::Host)?,
         ipc: mode("default_ipc_mode", IsolationMode::Host)?,
-        uts: mode("default_uts_mode", of_holdfast(is_holdfast))?,
-        cgroup: mode("default_cgroupns", of_holdfast(is_holdfast))?,
+        uts: mode("default_uts_mode", private_if(is_holdfast))?,
+        cgroup: mode("default_cgroupns", private_if(is_holdfast))?,
     };
     let allow_caps = match profile {
         Profile::Raw => None,

@@ -282,7 +282,12 @@ async fn zz_debug() {
     let task = host.task("main");
     let root = host.path().join("root");
     chroot_folder(&root);
-    let spec = isolated(task.shell("ls -la /sys/fs/cgroup /sys/fs/cgroup/*; id; cat /proc/self/cgroup; grep cgroup /proc/self/mountinfo"), &chroot_of(&root));
+    let spec = isolated(
+        task.shell(
+            "ls -la /sys/fs/cgroup /sys/fs/cgroup/*; id; cat /proc/self/cgroup; grep cgroup /proc/self/mountinfo",
+        ),
+        &chroot_of(&root),
+    );
     let spec = host.scoped(as_nobody(spec));
     let (mut peer, _) = host.running_spec(&task, spec).await;
     wait(&task, &mut peer).await;
