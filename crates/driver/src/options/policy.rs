@@ -75,8 +75,9 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
     };
     let modes = Modes {
         mount: private_if(profile != Profile::Raw),
-        pid: mode("default_pid_mode", IsolationMode::Host)?,
-        ipc: mode("default_ipc_mode", IsolationMode::Host)?,
+        // An empty text is no mode: nobody shall share by it.
+        pid: mode("default_pid_mode", private_if(profile != Profile::Raw))?,
+        ipc: mode("default_ipc_mode", private_if(profile != Profile::Raw))?,
         uts: mode("default_uts_mode", private_if(is_holdfast))?,
         cgroup: mode("default_cgroupns", private_if(is_holdfast))?,
     };
