@@ -252,9 +252,9 @@ async fn clone_and_release(
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
         // A main process whose steps have failed is gone by now, and the init tells which.
-        Err(e) => return Err(early_end(&events, dir, &steps).await.unwrap_or(e)),
+        Err(e) => return Err(early_end(&events, init, dir, &steps).await.unwrap_or(e)),
     };
-    match first_event(&events).await? {
+    match first_event(&events, init).await? {
         Event::Started | Event::Exited => {}
         Event::NotStarted => return Err(not_started(dir, &steps)),
     }
@@ -335,8 +335,8 @@ fn record_and_release(
 }
 
 /// The step that failed, if the init tells one soon.
-async fn early_end(events: &Registered, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
-    let event = tokio::time::timeout(Duration::from_secs(1), first_event(events)).await;
+async fn early_end(events: &Registered, init: &PidFd, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
+    let event = tokio::time::timeout(Duration::from_secs(1), first_event(events, init)).await;
     matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
 }
 
@@ -652,11 +652,25 @@ async fn cloned(report: OwnedFd, dir: &SupervisionDir, steps: &NamedSteps) -> Re
     }
 }
 
-async fn first_event(events: &Registered) -> Result<Event, LaunchError> {
+async fn first_event(events: &Registered, init: &PidFd) -> Result<Event, LaunchError> {
     let mut byte = [0];
-    match tokio::time::timeout(START_BOUND, events.read(&mut byte)).await {
-        Ok(Ok(1)) => Event::of(byte[0]).ok_or_else(|| LaunchError::Init(format!("told event {}", byte[0]))),
-        Ok(Ok(_)) => Err(LaunchError::Init("told nothing".into())),
+    // Its FIFO has no end of file, which would tell that it was killed.
+    let end = init
+        .try_clone()
+        .and_then(|init| Registered::new(init.into(), Interest::READABLE));
+    let end = preparing("watching the init", end)?;
+    let told = async {
+        tokio::select! {
+            // What it told before its end counts.
+            biased;
+            told = events.read(&mut byte) => told.map(Some),
+            ended = end.readable() => ended.map(|()| None),
+        }
+    };
+    match tokio::time::timeout(START_BOUND, told).await {
+        Ok(Ok(Some(1))) => Event::of(byte[0]).ok_or_else(|| LaunchError::Init(format!("told event {}", byte[0]))),
+        Ok(Ok(Some(_))) => Err(LaunchError::Init("told nothing".into())),
+        Ok(Ok(None)) => Err(LaunchError::Init("ended before the main process was executed".into())),
         Ok(Err(source)) => Err(LaunchError::Prepare {
             what: "hearing from the init".into(),
             source,

@@ -276,16 +276,3 @@ async fn namespaces_of_a_task_end_with_it_also_when_its_executor_was_killed() {
     mounts.are_unchanged(host.path());
     host.nothing_left();
 }
-#[tokio::test]
-async fn zz_debug() {
-    let mut host = Host::new();
-    let task = host.task("main");
-    let root = host.path().join("root");
-    chroot_folder(&root);
-    let spec = isolated(task.shell("ls -la /sys/fs/cgroup /sys/fs/cgroup/*; id; cat /proc/self/cgroup; grep cgroup /proc/self/mountinfo"), &chroot_of(&root));
-    let spec = host.scoped(as_nobody(spec));
-    let (mut peer, _) = host.running_spec(&task, spec).await;
-    wait(&task, &mut peer).await;
-    left(peer);
-    panic!("{} {:?}", task.stdout(), String::from_utf8(task.output("stderr")));
-}

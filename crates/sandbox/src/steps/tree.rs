@@ -61,6 +61,37 @@ pub enum TreeError {
     /// More than the descriptors of a process allow.
     #[error("{0} things to mount are too many")]
     TooMany(usize),
+    /// It would be the host's that is changed.
+    #[error("{what} needs a {namespace} namespace of the task's own, and the task is in the host's")]
+    HostNamespace {
+        /// What was asked for.
+        what: &'static str,
+        /// The kind that is missing.
+        namespace: &'static str,
+    },
+}
+
+/// What is planned has its namespaces; what comes from elsewhere must not reach the host for the want of one.
+fn check_namespaces(isolation: &Isolation) -> Result<(), TreeError> {
+    let Isolation {
+        namespaces,
+        hostname,
+        root,
+        entries,
+        masked,
+        read_only,
+        devices: _,
+        confinement: _,
+    } = isolation;
+    let missing = |what, namespace| Err(TreeError::HostNamespace { what, namespace });
+    let has_tree = root.is_some() || !(entries.is_empty() && masked.is_empty() && read_only.is_empty());
+    if has_tree && !namespaces.mount {
+        return missing("a tree of mounts", "mount");
+    }
+    if hostname.is_some() && !namespaces.uts {
+        return missing("a host name", "uts");
+    }
+    Ok(())
 }
 
 /// The CLONE_NEW flags of the namespaces that an init is cloned into.
@@ -103,10 +134,15 @@ pub struct Tree<'a> {
 impl NamedSteps {
     /// Builds the tree and enters it. The process must be in a mount namespace of its own.
     pub fn tree(self, isolation: &Isolation, tree: Tree<'_>) -> Result<Self, TreeError> {
+        check_namespaces(isolation)?;
+        let named = match &isolation.hostname {
+            Some(name) => self.then(name.clone(), |steps| steps.host_name(name)),
+            None => self,
+        };
         if !isolation.namespaces.mount {
-            return Ok(self);
+            return Ok(named);
         }
-        let (mut named, copies) = self.copies(isolation)?;
+        let (mut named, copies) = named.copies(isolation)?;
         named = named.then("/", |steps| steps.mount("", "/", "", MS_REC | MS_SLAVE, ""));
         let mut place = tree.anchor;
         if let Some(root) = &isolation.root {
@@ -129,9 +165,6 @@ impl NamedSteps {
         }
         if isolation.root.as_ref().is_some_and(|root| root.read_only) {
             named = named.then("/", Steps::seal_root);
-        }
-        if let Some(name) = &isolation.hostname {
-            named = named.then(name.clone(), |steps| steps.host_name(name));
         }
         Ok(named)
     }

@@ -67,10 +67,11 @@ pub const ATTEMPTS: &[Attempt] = &[
     Attempt::new(
         "release agent and other cgroups",
         write_cgroups,
+        // On v1 the exec profile, without a namespace of cgroups, shows none.
         [
             Refused(&[EACCES, EROFS]),
             Refused(&[EROFS]),
-            Refused(&[EACCES, EROFS]),
+            Either(&[EACCES, EROFS]),
             Allowed,
         ],
     ),
@@ -248,7 +249,7 @@ fn write_system_files(_: &Told) -> Answer {
     let folders = ["/usr", "/usr/bin", "/bin"]
         .into_iter()
         .filter(|path| Path::new(path).exists());
-    Answer::of_all(folders.map(made).chain([for_writing("/bin/sh")]))
+    Answer::of_all(folders.map(made).chain([for_writing("/etc/passwd")]))
 }
 
 /// The classic way out of what only bind mounts keep: the root of the file system under a file that one has.
