@@ -490,6 +490,15 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     File::open(path).map(Into::into)
 }
 
+/// The beginning of the steps of every process of a task. Without root it must be left out: the files of such a process in /proc are
+/// root's (proc(5)), and some of the steps write them. Nothing is lost by it, since there everybody in reach is the same user.
+pub(crate) fn unseen() -> NamedSteps {
+    match holdfast_sys::process::effective_uid() {
+        0 => NamedSteps::default().then("", Steps::not_dumpable),
+        _ => NamedSteps::default(),
+    }
+}
+
 /// The steps of the main process. On v2 it is cloned into its cgroup and joins none.
 fn main_steps(
     task: &Task,
@@ -499,7 +508,7 @@ fn main_steps(
 ) -> Result<NamedSteps, LaunchError> {
     let plan = &task.plan;
     let isolation = &plan.isolation;
-    let mut named = NamedSteps::default().then("", Steps::not_dumpable);
+    let mut named = unseen();
     for directory in join {
         let threads = holdfast_cgroup::threads_file(directory);
         named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(threads));

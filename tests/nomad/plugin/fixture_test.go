@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -68,6 +69,8 @@ type host struct {
 	tasks []*drivers.TaskConfig
 	// config is the plugin block.
 	config map[string]any
+	// mounts below root that are the agent's or the test's own.
+	mounts []string
 }
 
 // newHost launches the plugin as raw_exec.
@@ -91,7 +94,10 @@ func newRoot(t *testing.T, name string) *host {
 	t.Helper()
 	root, err := guard.Dir()
 	must.NoError(t, err)
-	h := &host{t: t, root: root, log: &log{}, config: map[string]any{"enabled": true}}
+	h := &host{t: t, root: root, log: &log{}, config: map[string]any{}}
+	if slices.Contains(names, name) {
+		h.config["enabled"] = true
+	}
 	// A call that never comes back fails when its plugin is gone, so that the clean-up below is reached.
 	watchdog := time.AfterFunc(6*patience, func() { processes.KillHolding(root) })
 	t.Cleanup(func() {
@@ -309,7 +315,7 @@ func (h *host) says(config *drivers.TaskConfig, text string) {
 	})
 }
 
-// nothingLeft asserts that no process, cgroup or folder of a task exists any more. The cgroups that the agent made are the agent's.
+// nothingLeft asserts that no process, cgroup, folder or mount of a task exists any more. The cgroups that the agent made are the agent's.
 func (h *host) nothingLeft(config *drivers.TaskConfig) {
 	h.t.Helper()
 	eventually(h.t, "what is left of task "+config.ID, func() error { return h.remains(config) })
@@ -336,6 +342,11 @@ func (h *host) remains(config *drivers.TaskConfig) error {
 		content, _ := os.ReadFile(filepath.Join(folder, "intent.json"))
 		if strings.Contains(string(content), config.ID) || len(content) == 0 {
 			left = append(left, "folder "+folder)
+		}
+	}
+	if h.isolates() {
+		if mounts := guard.MountsBelow(h.root); !slices.Equal(mounts, h.mounts) {
+			left = append(left, fmt.Sprintf("mounts %v instead of %v", mounts, h.mounts))
 		}
 	}
 	if len(left) > 0 {

@@ -1,6 +1,6 @@
 //! What keeps tasks apart from the host, and which profiles that is enough for.
 
-use holdfast_sandbox::host::{Availability, DeviceRules, Host, IsolationRefusal, Kind, Overlay, RootMount};
+use holdfast_sandbox::host::{Availability, DeviceRules, Host, IsolationRefusal, Kind, Overlay, Purpose, RootMount};
 use holdfast_sys::probe::Answer;
 
 use super::{Check, Group};
@@ -57,10 +57,16 @@ fn profile(host: &Host, profile: Profile) -> Check {
 
 /// What of a profile's options will be refused.
 fn lacks(host: &Host, profile: Profile) -> Vec<&'static str> {
-    let of_any = [(
-        profile != Profile::Raw && !host.confinement.devices.are_there(),
-        "rules for devices",
-    )];
+    let of_any = [
+        (
+            host.privileges.missing(Purpose::Users).next().is_some(),
+            "a user, since capabilities are missing",
+        ),
+        (
+            profile != Profile::Raw && !host.confinement.devices.are_there(),
+            "rules for devices",
+        ),
+    ];
     let of_holdfast = [
         (host.mounts.overlay == Overlay::Missing, "an image as rootfs"),
         (

@@ -145,7 +145,7 @@ func allocations(dir string) []string {
 // RemoveAll removes a directory with what is mounted below it.
 func RemoveAll(dir string) error {
 	var failures []error
-	for _, mount := range mountsBelow(dir) {
+	for _, mount := range MountsBelow(dir) {
 		if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil {
 			failures = append(failures, fmt.Errorf("unmount %s: %w", mount, err))
 		}
@@ -153,8 +153,8 @@ func RemoveAll(dir string) error {
 	return errors.Join(append(failures, os.RemoveAll(dir))...)
 }
 
-// mountsBelow lists mount points below a directory, the deepest first.
-func mountsBelow(dir string) []string {
+// MountsBelow lists mount points below a directory, the deepest first.
+func MountsBelow(dir string) []string {
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil
