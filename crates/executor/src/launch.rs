@@ -17,6 +17,7 @@ use holdfast_record::{
     DeviceRule, OutputRecord, PlanRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir,
     milliseconds, names, now_ms,
 };
+use holdfast_sandbox::host::RootMount;
 use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
@@ -203,6 +204,7 @@ async fn clone_and_release(
     let tree = Tree {
         anchor: dir.path(),
         written: &written,
+        host_root: RootMount::of_this_process(),
     };
     let steps = main_steps(&task, join, tree, user_namespace.as_ref())?;
     let plan = preparing("preparing the steps", in_memory("plan"))?;

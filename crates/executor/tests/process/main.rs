@@ -11,6 +11,7 @@ mod idle;
 mod isolation;
 mod isolation_by_hand;
 mod isolation_escape;
+mod isolation_moved;
 mod isolation_setup;
 mod launch;
 mod limits;

@@ -11,6 +11,7 @@ use holdfast_record::{Entry, Isolation, MountFlags, Namespaces, Propagation, Roo
 use holdfast_sys::spawn::Steps;
 
 use super::NamedSteps;
+use crate::host::RootMount;
 
 const MS_RDONLY: u64 = 1;
 const MS_NOSUID: u64 = 2;
@@ -129,6 +130,18 @@ pub struct Tree<'a> {
     pub anchor: &'a Path,
     /// The folder that holds `upper` and `work`, for what is written to an overlay.
     pub written: &'a Path,
+    /// Whether pivot_root(2) can leave the host's root.
+    pub host_root: RootMount,
+}
+
+impl Tree<'_> {
+    /// Whether the new root is moved over the old one, because of the host or of the operator.
+    fn must_move(&self, root: &Root) -> bool {
+        match self.host_root {
+            RootMount::Rootfs => true,
+            RootMount::Leavable | RootMount::Unknown => root.no_pivot,
+        }
+    }
 }
 
 impl NamedSteps {
@@ -286,7 +299,7 @@ impl NamedSteps {
             RootBase::Directory(path) => shown(path),
             RootBase::Empty | RootBase::Overlay(_) => String::new(),
         };
-        named.then(object, |steps| steps.enter_root(anchor, root.no_pivot))
+        named.then(object, |steps| steps.enter_root(anchor, tree.must_move(root)))
     }
 
     fn entry(
@@ -546,6 +559,26 @@ mod tests {
     fn devices_are_numbered_as_by_the_kernel() {
         assert_eq!(device(1, 3), 0x103);
         assert_eq!(device(0x1234, 0x5_6789), nix::sys::stat::makedev(0x1234, 0x5_6789));
+    }
+
+    #[test]
+    fn a_ramdisk_is_left_by_moving_whether_or_not_the_operator_knows() {
+        let must_move = |host_root, no_pivot| {
+            let tree = Tree {
+                anchor: Path::new("/a"),
+                written: Path::new("/a"),
+                host_root,
+            };
+            tree.must_move(&Root {
+                base: RootBase::Empty,
+                read_only: true,
+                no_pivot,
+            })
+        };
+        assert!(must_move(RootMount::Rootfs, false));
+        assert!(must_move(RootMount::Leavable, true));
+        assert!(!must_move(RootMount::Leavable, false));
+        assert!(!must_move(RootMount::Unknown, false));
     }
 
     #[test]

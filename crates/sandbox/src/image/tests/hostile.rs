@@ -148,7 +148,8 @@ fn names_that_mean_nothing_are_refused() {
     assert!(refused(Tar::new().link("a", "b").link("b", "a").file("a/c", "x")).contains("leads to no folder"));
     let long = "n".repeat(300);
     let text = refused(Tar::new().pax(&[("path", long.as_bytes())]).file("x", "x"));
-    assert!(text.ends_with("File name too long (os error 36)"), "{text}");
+    // C libraries word it differently.
+    assert!(text.ends_with("(os error 36)"), "{text}");
     // Nor does a name break the line of its message.
     let text = refused(Tar::new().file("a\n/../b", "x"));
     assert_eq!(
