@@ -14,7 +14,7 @@ use crate::{root, setup, step};
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Names an executor for the driver's build to embed.
-const EMBED: &str = "HOLDFAST_EMBED_EXECUTOR";
+pub const EMBED: &str = "HOLDFAST_EMBED_EXECUTOR";
 
 /// Build the released programs into `target/dist`.
 #[derive(clap::Args)]

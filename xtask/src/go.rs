@@ -34,6 +34,7 @@ pub fn build(programs: &[&str]) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn module() -> PathBuf {
+/// Its folder.
+pub fn module() -> PathBuf {
     root().join("tests/nomad")
 }

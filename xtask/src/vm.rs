@@ -4,6 +4,7 @@
 
 mod debian;
 mod exclusion;
+mod go_run;
 mod image;
 mod machine;
 mod program;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 use crate::step::Elapsed;
 use crate::test::tally::Tally;
 use crate::{root, setup};
+use go_run::GoRun;
 use report::Report;
 
 pub use debian::parts;
@@ -72,7 +74,7 @@ pub fn tests(filters: &[String]) -> Result<Tally> {
             "failures:" => is_success = false,
             _ => is_success &= !line.starts_with("test result: "),
         }
-        if !is_success && !line.is_empty() {
+        if !is_success && !line.is_empty() && GoRun::is_worth_showing(line) {
             println!("{line}");
         }
         report.hear(line);

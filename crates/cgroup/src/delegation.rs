@@ -99,6 +99,11 @@ impl Subtree {
         })
     }
 
+    /// Whether processes are in the cgroup itself, so that it cannot pass on controllers.
+    pub fn is_populated(&self) -> bool {
+        interface::read(&procs_file(&self.path)).is_ok_and(|pids| !pids.is_empty())
+    }
+
     /// What tasks get here; `takes_programs` says whether device rules can be loaded.
     pub(crate) fn support(&self, takes_programs: fn() -> bool) -> Support {
         let release = interface::read(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_default();

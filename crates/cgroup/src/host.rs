@@ -1,9 +1,8 @@
 //! The host's cgroups as one finds them: what is mounted, what the agent makes of it, and what is left without the agent.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::delegation::{Delegation, unified};
 use crate::v2::device_access;
@@ -168,10 +167,4 @@ fn own(membership: &str) -> Option<&str> {
     };
     let first = || membership.lines().next()?.splitn(3, ':').nth(2);
     of("name=systemd").or_else(|| of("")).or_else(first)
-}
-
-/// The cgroup of a process by its pid, chosen as for [`HostCgroups::own`].
-pub fn cgroup_of(pid: i32) -> io::Result<PathBuf> {
-    let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    Ok(PathBuf::from(own(&membership).unwrap_or_default()))
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use holdfast_cgroup::{Delegation, Scope, ScopeError, Version};
 use holdfast_sandbox::image::Image;
+use holdfast_sandbox::isolation::IsolationError;
 use holdfast_sandbox::limits::CpuShare;
 use holdfast_sandbox::{Arguments, Environment, LogCollection, Placement, PlanError, TaskPlan};
 use holdfast_wire::executor_v1::TaskSpec;
@@ -101,7 +102,10 @@ pub async fn plan(
         asked.isolation = resolved.options;
         let (resolver, nobody) = image::users(&asked.isolation.root);
         let of_image = asked.isolation.account.user.take();
-        let usual = (profile != Profile::Raw).then(|| nobody.to_owned());
+        // The agent that is to make users up forgets to when it restarts a task after its own restart (contract, U-3); whoever asked
+        // for that does not mean root.
+        let has_usual = profile != Profile::Raw || settings.options.announced.dynamic_users;
+        let usual = has_usual.then(|| nobody.to_owned());
         asked.user = asked.user.filter(|user| !user.is_empty()).or(of_image).or(usual);
         let user = asked.user.clone().unwrap_or_default();
         let allows_root = settings.options.isolation.allow_root;
@@ -163,6 +167,14 @@ fn plan_failure(error: PlanError, profile: Profile) -> Failure {
         | PlanError::Ceiling(_)
         | PlanError::Attribute(_)
         | PlanError::NoScope { .. }
+        | PlanError::Isolation(
+            IsolationError::HostMounts { .. }
+            | IsolationError::HostProc
+            | IsolationError::Stragglers
+            | IsolationError::HostName(_)
+            | IsolationError::LongHostName(_)
+            | IsolationError::HostRoot,
+        )
         | PlanError::ForeignLimits => "failed driver config validation",
         _ => "failed to launch command with executor",
     };

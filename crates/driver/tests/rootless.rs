@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use holdfast_driver::plugin::HANDSHAKE;
@@ -43,6 +44,8 @@ fn uid() -> u32 {
 struct Host {
     folder: tempfile::TempDir,
     cgroup: Option<PathBuf>,
+    /// Of the drivers, which a test that fails would leave.
+    drivers: Mutex<Vec<i32>>,
 }
 
 #[derive(Serialize)]
@@ -64,7 +67,7 @@ fn message_pack(value: &impl Serialize) -> Vec<u8> {
 
 impl Host {
     fn new() -> Host {
-        let build = ["build", "--quiet", "-p", "holdfast-executor"];
+        let build = ["build", "--quiet", "-p", "holdfast-driver", "-p", "holdfast-executor"];
         let built = Command::new(env!("CARGO")).args(build).status().unwrap();
         assert!(built.success(), "the executor does not build");
         let folder = tempfile::tempdir().unwrap();
@@ -88,7 +91,11 @@ impl Host {
             fs::create_dir(&path).unwrap();
             chown(&path, Some(uid()), None).unwrap();
         }
-        Host { folder, cgroup: None }
+        Host {
+            folder,
+            cgroup: None,
+            drivers: Mutex::default(),
+        }
     }
 
     /// A cgroup that root has delegated, with another in it for the agent. `None`: there is no v2, or nobody to delegate.
@@ -130,6 +137,8 @@ impl Host {
             command = command.env("CGROUP", cgroup.join("agent"));
         }
         let plugin = command.launch().await.expect("the driver is a plugin");
+        let pid = i32::try_from(plugin.pid()).unwrap();
+        self.drivers.lock().unwrap().push(pid);
         let block = PluginBlock {
             enabled: true,
             state_dir: self.path("state").to_str().unwrap().to_owned(),
@@ -189,6 +198,14 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for pid in self.drivers.lock().into_iter().flat_map(|pids| pids.clone()) {
+                let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+                if program.starts_with(self.folder.path()) {
+                    let _ = holdfast_sys::process::kill(pid, holdfast_sys::signal::number("SIGKILL").unwrap());
+                }
+            }
+        }
         let Some(cgroup) = &self.cgroup else { return };
         for _ in 0..200 {
             let children = fs::read_dir(cgroup).into_iter().flatten().flatten();

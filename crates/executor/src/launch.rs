@@ -17,6 +17,7 @@ use holdfast_record::{
     DeviceRule, OutputRecord, PlanRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir,
     milliseconds, names, now_ms,
 };
+use holdfast_sandbox::host::RootMount;
 use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
@@ -203,6 +204,7 @@ async fn clone_and_release(
     let tree = Tree {
         anchor: dir.path(),
         written: &written,
+        host_root: RootMount::of_this_process(),
     };
     let steps = main_steps(&task, join, tree, user_namespace.as_ref())?;
     let plan = preparing("preparing the steps", in_memory("plan"))?;
@@ -252,9 +254,9 @@ async fn clone_and_release(
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
         // A main process whose steps have failed is gone by now, and the init tells which.
-        Err(e) => return Err(early_end(&events, dir, &steps).await.unwrap_or(e)),
+        Err(e) => return Err(early_end(&events, init, dir, &steps).await.unwrap_or(e)),
     };
-    match first_event(&events).await? {
+    match first_event(&events, init).await? {
         Event::Started | Event::Exited => {}
         Event::NotStarted => return Err(not_started(dir, &steps)),
     }
@@ -335,8 +337,8 @@ fn record_and_release(
 }
 
 /// The step that failed, if the init tells one soon.
-async fn early_end(events: &Registered, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
-    let event = tokio::time::timeout(Duration::from_secs(1), first_event(events)).await;
+async fn early_end(events: &Registered, init: &PidFd, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
+    let event = tokio::time::timeout(Duration::from_secs(1), first_event(events, init)).await;
     matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
 }
 
@@ -490,6 +492,15 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     File::open(path).map(Into::into)
 }
 
+/// The beginning of the steps of every process of a task. Without root it must be left out: the files of such a process in /proc are
+/// root's (proc(5)), and some of the steps write them. Nothing is lost by it, since there everybody in reach is the same user.
+pub(crate) fn unseen() -> NamedSteps {
+    match holdfast_sys::process::effective_uid() {
+        0 => NamedSteps::default().then("", Steps::not_dumpable),
+        _ => NamedSteps::default(),
+    }
+}
+
 /// The steps of the main process. On v2 it is cloned into its cgroup and joins none.
 fn main_steps(
     task: &Task,
@@ -499,7 +510,7 @@ fn main_steps(
 ) -> Result<NamedSteps, LaunchError> {
     let plan = &task.plan;
     let isolation = &plan.isolation;
-    let mut named = NamedSteps::default().then("", Steps::not_dumpable);
+    let mut named = unseen();
     for directory in join {
         let threads = holdfast_cgroup::threads_file(directory);
         named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(threads));
@@ -643,11 +654,25 @@ async fn cloned(report: OwnedFd, dir: &SupervisionDir, steps: &NamedSteps) -> Re
     }
 }
 
-async fn first_event(events: &Registered) -> Result<Event, LaunchError> {
+async fn first_event(events: &Registered, init: &PidFd) -> Result<Event, LaunchError> {
     let mut byte = [0];
-    match tokio::time::timeout(START_BOUND, events.read(&mut byte)).await {
-        Ok(Ok(1)) => Event::of(byte[0]).ok_or_else(|| LaunchError::Init(format!("told event {}", byte[0]))),
-        Ok(Ok(_)) => Err(LaunchError::Init("told nothing".into())),
+    // Its FIFO has no end of file, which would tell that it was killed.
+    let end = init
+        .try_clone()
+        .and_then(|init| Registered::new(init.into(), Interest::READABLE));
+    let end = preparing("watching the init", end)?;
+    let told = async {
+        tokio::select! {
+            // What it told before its end counts.
+            biased;
+            told = events.read(&mut byte) => told.map(Some),
+            ended = end.readable() => ended.map(|()| None),
+        }
+    };
+    match tokio::time::timeout(START_BOUND, told).await {
+        Ok(Ok(Some(1))) => Event::of(byte[0]).ok_or_else(|| LaunchError::Init(format!("told event {}", byte[0]))),
+        Ok(Ok(Some(_))) => Err(LaunchError::Init("told nothing".into())),
+        Ok(Ok(None)) => Err(LaunchError::Init("ended before the main process was executed".into())),
         Ok(Err(source)) => Err(LaunchError::Prepare {
             what: "hearing from the init".into(),
             source,

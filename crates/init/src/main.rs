@@ -82,7 +82,10 @@ extern "C" fn main(stack: *const usize) -> ! {
             // The executor may have died before it recorded this process, which nobody would end then.
             raw::exit(0);
         }
-        _ => tell(Event::Started),
+        _ => {
+            leave_old_root();
+            tell(Event::Started);
+        }
     }
     raw::close(pipe[0]);
     reap(main);
@@ -98,6 +101,18 @@ fn become_subreaper_and_block_signals() {
         let _ = raw::checked(nr::SETSID, 0, 0, 0, 0);
         let _ = raw::checked(nr::PRCTL, PR_SET_CHILD_SUBREAPER, 1, 0, 0);
         let _ = raw::checked(nr::RT_SIGPROCMASK, SIG_BLOCK, &raw const all as usize, 0, 8);
+    }
+}
+
+/// Where the task's root was moved over the old one, and not exchanged with it, this process still has the old one, and with it all of
+/// the host's: a task that may look at other processes would find it in its /proc. What lies over a root is seen through `..`
+/// alone (path_resolution(7)); without anything there it is the root itself.
+fn leave_old_root() {
+    let root: *const u8 = c"/..".as_ptr().cast();
+    // SAFETY: a text that ends in zero. Without the right to do so there was none to build a tree either.
+    unsafe {
+        let _ = raw::checked(nr::CHROOT, root as usize, 0, 0, 0);
+        let _ = raw::checked(nr::CHDIR, root as usize, 0, 0, 0);
     }
 }
 

@@ -39,6 +39,16 @@ pub const EXCLUSIONS: &[Exclusion] = &[
     },
     Exclusion {
         program: "holdfast-sandbox holdfast_sandbox",
+        test: "image::tests::content::owners_modes_times_links_and_attributes_are_those_of_the_layer",
+        reason: "files in memory have no attributes of users before Linux 6.6",
+    },
+    Exclusion {
+        program: "holdfast-sandbox holdfast_sandbox",
+        test: "image::tests::content::without_root_everything_is_the_users_and_set_id_bits_are_gone",
+        reason: "files in memory have no attributes of users before Linux 6.6",
+    },
+    Exclusion {
+        program: "holdfast-sandbox holdfast_sandbox",
         test: "users::tests::the_hosts_own_getent_is_understood",
         reason: "there is no glibc, and so no getent",
     },
@@ -47,4 +57,25 @@ pub const EXCLUSIONS: &[Exclusion] = &[
 /// Those of a program.
 pub fn of(program: &str) -> impl Iterator<Item = &'static Exclusion> {
     EXCLUSIONS.iter().filter(move |exclusion| exclusion.program == program)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::program::GO_TESTS;
+    use crate::go;
+
+    #[test]
+    fn every_excluded_go_test_is_there() {
+        let folder = go::module().join("plugin");
+        let files = fs::read_dir(folder).unwrap();
+        let text: String = files
+            .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+            .collect();
+        for exclusion in super::of(GO_TESTS) {
+            let test = exclusion.test.split('/').next().unwrap_or_default();
+            assert!(text.contains(&format!("\nfunc {test}(")), "there is no {test}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::debian::Parts;
 use super::exclusion;
-use super::program::{self, Program};
+use super::program::{self, Program, Purpose};
 
 const INIT: &str = include_str!("init.sh");
 
@@ -19,6 +19,7 @@ const MODULES: &[(&str, &str)] = &[
     ("fs/configfs/configfs", ""),
     ("drivers/block/null_blk/null_blk", "nr_devices=2 memory_backed=1 gb=1"),
     ("drivers/block/loop", ""),
+    ("fs/overlayfs/overlay", ""),
 ];
 
 const PASSWD: &str = "\
@@ -104,9 +105,11 @@ pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> 
         tree.copy(&program.path, &inside(&program.path)?)?;
         fs::create_dir_all(tree.0.join(inside(&program.package_dir)?))?;
     }
-    let executor = program::executor(programs)?;
     fs::create_dir_all(tree.0.join("usr/local/bin"))?;
-    symlink(&executor.path, tree.0.join("usr/local/bin/holdfast-executor"))?;
+    for name in [program::EXECUTOR, program::DRIVER] {
+        let product = program::product(programs, name)?;
+        symlink(&product.path, tree.0.join("usr/local/bin").join(name))?;
+    }
     let filters = match main {
         Main::Tests(filters) => filters,
         Main::Shell => &[],
@@ -191,25 +194,59 @@ fn inside(path: &Path) -> Result<String> {
 
 /// Runs every test program; [`super::report`] reads what it says.
 fn tests(programs: &[Program], filters: &[String]) -> String {
-    let mut script = String::from("export HOLDFAST_VM=1\n");
+    // The Go tests ask for the plugin.
+    let mut script = String::from("export HOLDFAST_VM=1 HOLDFAST_DRIVER=/usr/local/bin/holdfast-driver\n");
     for Program {
         name,
         path,
         package_dir,
-        ..
-    } in programs.iter().filter(|program| program.is_test)
+        purpose,
+    } in programs
     {
-        let arguments: String = filters
+        let arguments = match purpose {
+            Purpose::RustTests => rust_arguments(name, filters),
+            Purpose::GoTests => go_arguments(name, filters),
+            Purpose::Product => continue,
+        };
+        let arguments: String = arguments
             .iter()
-            .map(String::as_str)
-            .chain(exclusion::of(name).flat_map(|exclusion| ["--skip", exclusion.test]))
             .map(|argument| format!(" {}", quoted(argument)))
             .collect();
         let (dir, path) = (quoted(&package_dir.to_string_lossy()), quoted(&path.to_string_lossy()));
-        script += &format!("echo 'vm: begin {name}'\n(cd {dir} && exec {path} --show-output{arguments})\n");
+        script += &format!("echo 'vm: begin {name}'\n(cd {dir} && exec {path}{arguments})\n");
         script += "echo \"vm: end $?\"\n";
     }
     script + "echo 'vm: done'\n"
+}
+
+fn rust_arguments(name: &str, filters: &[String]) -> Vec<String> {
+    let skips = exclusion::of(name).flat_map(|exclusion| ["--skip", exclusion.test]);
+    let arguments = ["--show-output"].into_iter().chain(filters.iter().map(String::as_str));
+    arguments.chain(skips).map(str::to_owned).collect()
+}
+
+/// Most tests wait most of the time, so that more of them at once than there are processors save time.
+fn go_arguments(name: &str, filters: &[String]) -> Vec<String> {
+    let fixed = [
+        "-test.v=test2json",
+        "-test.timeout=20m",
+        "-test.parallel=6",
+        "-patience=2m",
+    ];
+    let mut arguments = fixed.map(str::to_owned).to_vec();
+    if !filters.is_empty() {
+        arguments.push(format!("-test.run={}", filters.join("|")));
+    }
+    // A level of names is a pattern of its own.
+    let excluded = exclusion::of(name).map(|exclusion| {
+        let levels: Vec<String> = exclusion.test.split('/').map(|level| format!("^{level}$")).collect();
+        levels.join("/")
+    });
+    let excluded: Vec<String> = excluded.collect();
+    if !excluded.is_empty() {
+        arguments.push(format!("-test.skip={}", excluded.join("|")));
+    }
+    arguments
 }
 
 /// As one word of the shell's.
@@ -223,24 +260,32 @@ mod tests {
 
     #[test]
     fn the_script_passes_filters_and_exclusions_on() {
-        let program = |name: &str, is_test| Program {
+        let program = |name: &str, purpose| Program {
             name: name.to_owned(),
             path: "/w/it's".into(),
             package_dir: "/w/p".into(),
-            is_test,
+            purpose,
         };
         let programs = [
-            program("holdfast-sandbox holdfast_sandbox", true),
-            program("no test", false),
+            program("holdfast-sandbox holdfast_sandbox", Purpose::RustTests),
+            program("no test", Purpose::Product),
+            program("no exclusions", Purpose::GoTests),
         ];
         let script = super::tests(&programs, &["a b".to_owned()]);
+        let skips: String = exclusion::of("holdfast-sandbox holdfast_sandbox")
+            .map(|excluded| format!(" '--skip' '{}'", excluded.test))
+            .collect();
+        assert!(skips.contains("the_hosts_own_getent"));
         let expected = "\
-export HOLDFAST_VM=1
+export HOLDFAST_VM=1 HOLDFAST_DRIVER=/usr/local/bin/holdfast-driver
 echo 'vm: begin holdfast-sandbox holdfast_sandbox'
-(cd '/w/p' && exec '/w/it'\\''s' --show-output 'a b' '--skip' 'users::tests::the_hosts_own_getent_is_understood')
+(cd '/w/p' && exec '/w/it'\\''s' '--show-output' 'a b'SKIPS)
+echo \"vm: end $?\"
+echo 'vm: begin no exclusions'
+(cd '/w/p' && exec '/w/it'\\''s' '-test.v=test2json' '-test.timeout=20m' '-test.parallel=6' '-patience=2m' '-test.run=a b')
 echo \"vm: end $?\"
 echo 'vm: done'
 ";
-        assert_eq!(script, expected);
+        assert_eq!(script, expected.replace("SKIPS", &skips));
     }
 }

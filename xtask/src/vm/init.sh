@@ -2,10 +2,10 @@
 # The first process of the VM. Makes a small Linux with cgroup v2 and every controller, runs /main.sh on the second serial
 # port, and ends the machine.
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root TERM=vt100
-/bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin /proc /sys /dev /tmp /run /root /var/lib
+/bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin /proc /sys /dev /tmp /run /root /mnt /var/lib /var/tmp
 /bin/busybox --install -s
 # Not mounted over: the work tree, whose programs lie at their paths, may be below it.
-chmod 1777 /tmp
+chmod 1777 /tmp /var/tmp
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

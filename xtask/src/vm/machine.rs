@@ -52,7 +52,7 @@ pub fn interact(image: &Image) -> Result<()> {
 
 /// Software emulation: hardware's is not to be had, or not to be trusted, where machines are virtual themselves.
 fn configure(command: &mut Command, image: &Image, port: &str) {
-    command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "1024"]);
+    command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     // A panic is an end.
     command.args(["-no-reboot", "-append", "console=ttyS0 panic=-1 quiet"]);

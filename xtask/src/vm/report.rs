@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::exclusion;
+use super::go_run::GoRun;
 use super::machine::Ended;
+use super::program::GO_TESTS;
 use crate::test::rust::Counts;
 use crate::test::tally::Tally;
 
@@ -13,6 +15,35 @@ const NOTHING_DONE: &str = "does nothing here: ";
 /// Begins the name of a test that needs v2 with its controllers.
 const V2: &str = "v2_";
 
+/// The program that runs.
+enum Running {
+    Rust {
+        program: String,
+        /// Once it has told them.
+        counts: Option<Counts>,
+    },
+    Go(GoRun),
+}
+
+impl Running {
+    fn begin(program: &str) -> Running {
+        match program {
+            GO_TESTS => Running::Go(GoRun::default()),
+            _ => Running::Rust {
+                program: program.to_owned(),
+                counts: None,
+            },
+        }
+    }
+
+    fn program(&self) -> &str {
+        match self {
+            Running::Rust { program, .. } => program,
+            Running::Go(_) => GO_TESTS,
+        }
+    }
+}
+
 /// Reads the VM's output line by line.
 pub struct Report {
     /// Whether the tests were not filtered, so that it is known what must be in the report.
@@ -20,8 +51,7 @@ pub struct Report {
     tally: Tally,
     /// Programs that were begun.
     begun: BTreeSet<String>,
-    /// The program that runs, and whether it has told its counts.
-    running: Option<(String, Option<Counts>)>,
+    running: Option<Running>,
     /// The test whose output is being shown.
     speaker: String,
     v2_passed: u64,
@@ -48,15 +78,17 @@ impl Report {
             match said.split_once(' ') {
                 Some(("begin", name)) => {
                     self.begun.insert(name.to_owned());
-                    self.running = Some((name.to_owned(), None));
+                    self.running = Some(Running::begin(name));
                 }
                 Some(("end", code)) => self.end(code),
                 _ if said == "done" => self.is_done = true,
                 _ => self.tally.fail(format!("the VM says: {said}")),
             }
-        } else if let Some(counts) = Counts::of(line) {
-            if let Some((_, told)) = &mut self.running {
-                *told = Some(counts);
+        } else if let Some(Running::Go(run)) = &mut self.running {
+            run.hear(line);
+        } else if let Some(told) = Counts::of(line) {
+            if let Some(Running::Rust { counts, .. }) = &mut self.running {
+                *counts = Some(told);
             }
         } else if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")) {
             // Unit tests have files of their own making for cgroups.
@@ -78,9 +110,20 @@ impl Report {
     }
 
     fn end(&mut self, code: &str) {
-        let Some((program, counts)) = self.running.take() else {
-            self.tally.fail("the VM ended a program that it had not begun");
-            return;
+        let (program, counts) = match self.running.take() {
+            None => {
+                self.tally.fail("the VM ended a program that it had not begun");
+                return;
+            }
+            Some(Running::Go(run)) => {
+                let told = run.tally();
+                if told.failed == 0 && code != "0" {
+                    self.tally.fail(format!("in the VM: {GO_TESTS} ended with {code}"));
+                }
+                self.tally.add(told);
+                return;
+            }
+            Some(Running::Rust { program, counts }) => (program, counts),
         };
         let Some(counts) = counts else {
             self.tally
@@ -116,7 +159,7 @@ impl Report {
     /// What came of all.
     pub fn tally(mut self, ended: Ended) -> Tally {
         let running = match &self.running {
-            Some((program, _)) => format!("during {program}"),
+            Some(running) => format!("during {}", running.program()),
             None => "between programs".to_owned(),
         };
         match ended {
@@ -166,6 +209,13 @@ mod tests {
             .collect();
         let mut lines = Vec::new();
         for name in names {
+            if name == GO_TESTS {
+                let test = ["\u{16}=== RUN   TestA", "\u{16}--- PASS: TestA (0.01s)"];
+                lines.push(format!("vm: begin {name}"));
+                lines.extend(test.map(str::to_owned));
+                lines.push("vm: end 0".to_owned());
+                continue;
+            }
             let excluded = exclusion::of(name).count();
             lines.push(format!("vm: begin {name}"));
             lines.push("test deep::v2_x ... ok".to_owned());
@@ -227,6 +277,24 @@ mod tests {
         assert_eq!(tally.failures, ["in the VM: p ended with 1"]);
         let tally = report(false, Ended::Off, &["vm: no controller cpu", "vm: done"]);
         assert_eq!(tally.failures, ["the VM says: no controller cpu"]);
+    }
+
+    #[test]
+    fn go_tests_are_counted_by_what_they_say() {
+        let said = [
+            "vm: begin nomad plugin",
+            "\u{16}=== RUN   TestA",
+            "\u{16}--- PASS: TestA (0.01s)",
+            "\u{16}=== RUN   TestB",
+            "\u{16}--- FAIL: TestB (0.01s)",
+            "vm: end 1",
+            "vm: done",
+        ];
+        let tally = report(false, Ended::Off, &said);
+        assert_eq!(tally.failures, ["in the VM: TestB"]);
+        assert_eq!((tally.passed, tally.failed), (1, 1));
+        let tally = report(false, Ended::Off, &["vm: begin nomad plugin", "vm: end 2", "vm: done"]);
+        assert_eq!(tally.failures, ["in the VM: nomad plugin ended with 2"]);
     }
 
     #[test]

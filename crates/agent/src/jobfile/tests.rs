@@ -409,6 +409,7 @@ fn plugin_blocks_are_read_by_name() {
 fn the_examples_are_job_files() {
     for text in [
         include_str!("../../../../docs/examples/hello.nomad.hcl"),
+        include_str!("../../../../docs/examples/isolated.nomad.hcl"),
         include_str!("../../../../docs/examples/service.nomad.hcl"),
     ] {
         parse(text).expect("a valid job");

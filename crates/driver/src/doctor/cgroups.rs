@@ -62,16 +62,28 @@ fn interface(cgroups: &HostCgroups) -> Check {
 
 fn delegation(cgroups: &HostCgroups) -> Check {
     match &cgroups.delegation {
-        Delegation::Subtree(subtree) if subtree.controllers.is_empty() => Check::limited(
-            Group::Cgroups,
-            "delegation",
-            format!(
-                "tasks get cgroups below {}, by which they are frozen, counted and killed, but no limits: no controller reaches them \
-                 while processes are in it",
-                subtree.path.display()
-            ),
-            "with systemd 254 or later, set Delegate=yes and DelegateSubgroup=agent in the agent's unit",
-        ),
+        Delegation::Subtree(subtree) if subtree.controllers.is_empty() => {
+            let (reason, change) = match subtree.is_populated() {
+                true => (
+                    "no controller reaches them while processes are in it",
+                    "with systemd 254 or later, set Delegate=yes and DelegateSubgroup=agent in the agent's unit; else start the agent \
+                     in a child of it",
+                ),
+                false => (
+                    "no controller reaches it",
+                    "enable controllers in cgroup.subtree_control of the cgroups above; those of v1 hierarchies are not to be had",
+                ),
+            };
+            Check::limited(
+                Group::Cgroups,
+                "delegation",
+                format!(
+                    "tasks get cgroups below {}, by which they are frozen, counted and killed, but no limits: {reason}",
+                    subtree.path.display()
+                ),
+                change,
+            )
+        }
         Delegation::Subtree(subtree) => Check::ok(
             Group::Cgroups,
             "delegation",
@@ -105,10 +117,7 @@ fn controllers(cgroups: &HostCgroups, support: &Support) -> Vec<Check> {
             format!("mount the {name} hierarchy at /sys/fs/cgroup/{name}, unless the kernel was booted without")
         }
         (Version::V2, _) if name == "freeze" => "install a kernel of 5.2 or later".to_owned(),
-        (Version::V2, Delegation::Subtree(subtree)) if cgroups.agent.is_err() => format!(
-            "have {name} in cgroup.controllers of {}, and no process in that cgroup itself",
-            subtree.path.display()
-        ),
+        (Version::V2, Delegation::Subtree(_)) if cgroups.agent.is_err() => "see delegation above".to_owned(),
         (Version::V2, _) => format!("have {name} in /sys/fs/cgroup/cgroup.controllers"),
     };
     let mut checks: Vec<Check> = limited

@@ -1,6 +1,6 @@
 //! What keeps tasks apart from the host, and which profiles that is enough for.
 
-use holdfast_sandbox::host::{Availability, DeviceRules, Host, IsolationRefusal, Kind, Overlay, RootMount};
+use holdfast_sandbox::host::{Availability, DeviceRules, Host, IsolationRefusal, Kind, Overlay, Purpose, RootMount};
 use holdfast_sys::probe::Answer;
 
 use super::{Check, Group};
@@ -57,10 +57,16 @@ fn profile(host: &Host, profile: Profile) -> Check {
 
 /// What of a profile's options will be refused.
 fn lacks(host: &Host, profile: Profile) -> Vec<&'static str> {
-    let of_any = [(
-        profile != Profile::Raw && !host.confinement.devices.are_there(),
-        "rules for devices",
-    )];
+    let of_any = [
+        (
+            host.privileges.missing(Purpose::Users).next().is_some(),
+            "a user, since capabilities are missing",
+        ),
+        (
+            profile != Profile::Raw && !host.confinement.devices.are_there(),
+            "rules for devices",
+        ),
+    ];
     let of_holdfast = [
         (host.mounts.overlay == Overlay::Missing, "an image as rootfs"),
         (
@@ -137,11 +143,10 @@ fn root(host: &Host) -> Check {
             "pivot_root",
             "no mount is seen at /; it will most likely work",
         ),
-        RootMount::Rootfs => Check::limited(
+        RootMount::Rootfs => Check::ok(
             Group::Isolation,
             "pivot_root",
-            "the host runs from its initial ramdisk, which cannot be left",
-            "set no_pivot_root = true in the plugin's config",
+            "the host runs from its initial ramdisk, which it cannot leave; tasks' roots are moved over that instead",
         ),
     }
 }

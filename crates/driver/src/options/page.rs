@@ -2,8 +2,14 @@
 
 use std::fmt::Write as _;
 
+use holdfast_wire::nomad_driver::DriverCapabilities;
+use holdfast_wire::nomad_driver::driver_capabilities::{FsIsolation, MountConfigs};
+use holdfast_wire::nomad_driver::network_isolation_spec::NetworkIsolationMode;
+
+use super::policy::Announced;
 use super::table::{self, Absent, Place, Row};
 use crate::plugin_name::{PluginName, Profile};
+use crate::services::capabilities;
 
 /// The page in Markdown, as `holdfast-driver options` prints it and `docs/options.md` holds it.
 pub fn markdown() -> String {
@@ -25,6 +31,7 @@ pub fn markdown() -> String {
          args    = [\"60\"]\n  }\n}\n```",
         Place::Task,
     );
+    capabilities(&mut page);
     page.push_str(
         "\n## Signals\n\nBeside the names of signals, `nomad alloc signal -s FREEZE` stops all processes of a task, and `-s THAW` lets \
          them go on. A stop thaws first. A name that is unknown is taken for `SIGINT`, as by the built-in drivers.\n",
@@ -49,6 +56,45 @@ fn section(page: &mut String, title: &str, example: &str, place: Place) {
             row.doc
         );
     }
+}
+
+/// What each driver announces, by the code that announces it.
+fn capabilities(page: &mut String) {
+    page.push_str(
+        "\n## What the agent is told\n\nAs long as a plugin runs it tells the agent the same. Signals, `alloc exec` and script checks work \
+         in all drivers.\n\n| driver | root of a task | volumes | networks |\n|---|---|---|---|\n",
+    );
+    for name in PluginName::ALL {
+        let DriverCapabilities {
+            send_signals: _,
+            exec: _,
+            fs_isolation,
+            network_isolation_modes,
+            must_create_network: _,
+            mount_configs,
+            disable_log_collection: _,
+            dynamic_workload_users: _,
+        } = capabilities::of(name.profile(), Announced::default());
+        let root = match FsIsolation::try_from(fs_isolation) {
+            Ok(FsIsolation::Chroot) => "a folder that the agent fills by its `chroot_env` (`chroot`)",
+            Ok(FsIsolation::Image) => "made by the driver; the agent copies nothing (`image`)",
+            Ok(FsIsolation::None | FsIsolation::Unveil) | Err(_) => "the host's (`none`)",
+        };
+        let volumes = match MountConfigs::try_from(mount_configs) {
+            Ok(MountConfigs::NoMounts) => "with `private_mounts`",
+            Ok(MountConfigs::UnknownMounts) | Err(_) => "yes",
+        };
+        let networks: Vec<_> = network_isolation_modes
+            .iter()
+            .filter_map(|mode| NetworkIsolationMode::try_from(*mode).ok())
+            .map(|mode| format!("`{}`", mode.as_str_name().to_lowercase()))
+            .collect();
+        let _ = writeln!(page, "| {name} | {root} | {volumes} | {} |", networks.join(", "));
+    }
+    page.push_str(
+        "\n`group` is a network of mode `bridge` or `cni/…`. `create_network`, `dynamic_users` and `log_collection = \"agent\"` are \
+         announced where they are set.\n",
+    );
 }
 
 fn default(row: &Row) -> String {

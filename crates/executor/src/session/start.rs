@@ -212,7 +212,7 @@ fn clone(
         _ => None,
     };
     let isolation = &plan.isolation;
-    let mut named = NamedSteps::default().then("", Steps::not_dumpable);
+    let mut named = crate::launch::unseen();
     for directory in join.iter().filter(|_| !is_unified) {
         named = named.then(directory.display().to_string(), |steps| {
             steps.join_cgroup(holdfast_cgroup::threads_file(directory))

@@ -16,6 +16,7 @@ use crate::host::{Host, Task, eventually, is_root, kill, left, wait};
 use crate::isolation::{
     Mounts, as_nobody, bind, chroot_folder, chroot_of, entry, foreign_namespaces, holdfast_view, isolated,
 };
+use crate::isolation_moved::moved;
 
 /// The test that is started inside the tasks.
 const ENTRANCE: &str = "isolation_escape::what_is_tried_works_where_nothing_stops_it";
@@ -51,8 +52,17 @@ fn programs(host: &Host) -> [PathBuf; 2] {
     })
 }
 
+/// How a task comes to its root.
+#[derive(Clone, Copy)]
+enum Entering {
+    /// As the host allows.
+    Usual,
+    /// The root is moved over the host's.
+    Moved,
+}
+
 /// Makes every attempt in a task; what came to something else than expected.
-fn attempted(column: Column) -> Vec<String> {
+fn attempted(column: Column, entering: Entering) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.unwrap().block_on(async {
         let mut host = Host::new();
@@ -106,6 +116,9 @@ fn attempted(column: Column) -> Vec<String> {
                 PROGRAM
             }
         };
+        if matches!(entering, Entering::Moved) {
+            isolation = moved(isolation);
+        }
         let mut spec = TaskSpec {
             args: arguments(ENTRANCE),
             ..isolated(task.spec(command, &[]), &isolation)
@@ -125,10 +138,14 @@ fn attempted(column: Column) -> Vec<String> {
 }
 
 fn nothing_unexpected(column: Column) {
+    nothing_unexpected_after(column, Entering::Usual);
+}
+
+fn nothing_unexpected_after(column: Column, entering: Entering) {
     if !is_root() {
         return;
     }
-    let surprises = attempted(column);
+    let surprises = attempted(column, entering);
     assert!(surprises.is_empty(), "{}", surprises.join("\n"));
 }
 
@@ -147,6 +164,11 @@ fn nobody_gets_out_of_the_holdfast_profile() {
 #[test]
 fn root_gets_out_of_the_holdfast_profile_no_more_than_nobody() {
     nothing_unexpected(Column::HoldfastRoot);
+}
+
+#[test]
+fn root_gets_out_of_a_root_that_was_moved_no_more_than_out_of_one_that_was_exchanged() {
+    nothing_unexpected_after(Column::HoldfastRoot, Entering::Moved);
 }
 
 #[test]
@@ -275,17 +297,4 @@ async fn namespaces_of_a_task_end_with_it_also_when_its_executor_was_killed() {
     }
     mounts.are_unchanged(host.path());
     host.nothing_left();
-}
-#[tokio::test]
-async fn zz_debug() {
-    let mut host = Host::new();
-    let task = host.task("main");
-    let root = host.path().join("root");
-    chroot_folder(&root);
-    let spec = isolated(task.shell("ls -la /sys/fs/cgroup /sys/fs/cgroup/*; id; cat /proc/self/cgroup; grep cgroup /proc/self/mountinfo"), &chroot_of(&root));
-    let spec = host.scoped(as_nobody(spec));
-    let (mut peer, _) = host.running_spec(&task, spec).await;
-    wait(&task, &mut peer).await;
-    left(peer);
-    panic!("{} {:?}", task.stdout(), String::from_utf8(task.output("stderr")));
 }

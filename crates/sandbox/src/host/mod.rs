@@ -205,3 +205,6 @@ pub enum IsolationRefusal {
     #[error("isolation needs {0} namespaces: {1}")]
     Namespace(Kind, Availability),
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@ use thiserror::Error;
 
 use super::{Calls, Files, Kernel};
 
+const MOUNTS: &str = "/proc/self/mountinfo";
+
 /// What mounts can be made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountSupport {
@@ -26,6 +28,34 @@ pub enum RootMount {
     Rootfs,
     /// No mount is seen at `/`; it will most likely work.
     Unknown,
+}
+
+impl RootMount {
+    /// Of this process. The list of mounts, which is long on some hosts, is read only where `/` is in memory at all.
+    pub fn of_this_process() -> RootMount {
+        match rustix::fs::statfs("/") {
+            Ok(found) => RootMount::of(found.f_type, || std::fs::read_to_string(MOUNTS).unwrap_or_default()),
+            Err(_) => RootMount::Unknown,
+        }
+    }
+
+    fn of(magic: rustix::fs::FsWord, mountinfo: impl FnOnce() -> String) -> RootMount {
+        // What rootfs is made of (Documentation/filesystems/ramfs-rootfs-initramfs.rst, linux/magic.h).
+        const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
+        const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+        match magic {
+            RAMFS | TMPFS => RootMount::in_mountinfo(&mountinfo()),
+            _ => RootMount::Leavable,
+        }
+    }
+
+    fn in_mountinfo(mountinfo: &str) -> RootMount {
+        match kind_of_root(mountinfo) {
+            Some("rootfs") => RootMount::Rootfs,
+            Some(_) => RootMount::Leavable,
+            None => RootMount::Unknown,
+        }
+    }
 }
 
 /// Whether there is an overlay file system.
@@ -52,15 +82,11 @@ pub enum MissingCall {
 
 impl MountSupport {
     pub(super) fn look(files: &Files, calls: &Calls, kernel: &Kernel) -> MountSupport {
-        let mountinfo = files.read("/proc/self/mountinfo").unwrap_or_default();
+        let mountinfo = files.read(MOUNTS).unwrap_or_default();
         MountSupport {
             open_tree: calls.open_tree,
             mount_setattr: calls.mount_setattr,
-            root: match kind_of_root(&mountinfo) {
-                Some("rootfs") => RootMount::Rootfs,
-                Some(_) => RootMount::Leavable,
-                None => RootMount::Unknown,
-            },
+            root: RootMount::in_mountinfo(&mountinfo),
             overlay: overlay(files, &kernel.release),
         }
     }
@@ -131,10 +157,38 @@ fn unescaped(field: &str) -> String {
 
 /// Where the file system that holds `path` is mounted, and its kind. `path` must be absolute and without links.
 pub fn mount_of(files: &Files, path: &std::path::Path) -> Option<(String, String)> {
-    let mountinfo = files.read("/proc/self/mountinfo").ok()?;
+    let mountinfo = files.read(MOUNTS).ok()?;
     // Of mounts at one point the last lies over the others, and max_by_key takes the last of equals.
     mount_lines(&mountinfo)
         .filter(|mount| path.starts_with(&mount.point))
         .max_by_key(|mount| mount.point.len())
         .map(|mount| (mount.point, mount.kind.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_file_system_of_all_cannot_be_left() {
+        const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
+        const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+        const EXT4: rustix::fs::FsWord = 0xef53;
+        let initramfs = "1 1 0:2 / / rw - rootfs rootfs rw,size=1k\n20 1 0:21 / /proc rw - proc proc rw\n";
+        let tmpfs = "30 29 0:40 / / rw - tmpfs tmpfs rw\n20 30 0:21 / /proc rw - proc proc rw\n";
+        assert_eq!(RootMount::of(TMPFS, || initramfs.to_owned()), RootMount::Rootfs);
+        assert_eq!(RootMount::of(RAMFS, || initramfs.to_owned()), RootMount::Rootfs);
+        // A container whose root is in memory.
+        assert_eq!(RootMount::of(TMPFS, || tmpfs.to_owned()), RootMount::Leavable);
+        // Mounted over the first, which is still there below it.
+        assert_eq!(
+            RootMount::of(TMPFS, || format!("{initramfs}{tmpfs}")),
+            RootMount::Leavable
+        );
+        assert_eq!(RootMount::of(TMPFS, String::new), RootMount::Unknown);
+        assert_eq!(
+            RootMount::of(EXT4, || panic!("the list of mounts was read")),
+            RootMount::Leavable
+        );
+    }
 }

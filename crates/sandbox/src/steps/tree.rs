@@ -11,6 +11,7 @@ use holdfast_record::{Entry, Isolation, MountFlags, Namespaces, Propagation, Roo
 use holdfast_sys::spawn::Steps;
 
 use super::NamedSteps;
+use crate::host::RootMount;
 
 const MS_RDONLY: u64 = 1;
 const MS_NOSUID: u64 = 2;
@@ -61,6 +62,37 @@ pub enum TreeError {
     /// More than the descriptors of a process allow.
     #[error("{0} things to mount are too many")]
     TooMany(usize),
+    /// It would be the host's that is changed.
+    #[error("{what} needs a {namespace} namespace of the task's own, and the task is in the host's")]
+    HostNamespace {
+        /// What was asked for.
+        what: &'static str,
+        /// The kind that is missing.
+        namespace: &'static str,
+    },
+}
+
+/// What is planned has its namespaces; what comes from elsewhere must not reach the host for the want of one.
+fn check_namespaces(isolation: &Isolation) -> Result<(), TreeError> {
+    let Isolation {
+        namespaces,
+        hostname,
+        root,
+        entries,
+        masked,
+        read_only,
+        devices: _,
+        confinement: _,
+    } = isolation;
+    let missing = |what, namespace| Err(TreeError::HostNamespace { what, namespace });
+    let has_tree = root.is_some() || !(entries.is_empty() && masked.is_empty() && read_only.is_empty());
+    if has_tree && !namespaces.mount {
+        return missing("a tree of mounts", "mount");
+    }
+    if hostname.is_some() && !namespaces.uts {
+        return missing("a host name", "uts");
+    }
+    Ok(())
 }
 
 /// The CLONE_NEW flags of the namespaces that an init is cloned into.
@@ -98,15 +130,32 @@ pub struct Tree<'a> {
     pub anchor: &'a Path,
     /// The folder that holds `upper` and `work`, for what is written to an overlay.
     pub written: &'a Path,
+    /// Whether pivot_root(2) can leave the host's root.
+    pub host_root: RootMount,
+}
+
+impl Tree<'_> {
+    /// Whether the new root is moved over the old one, because of the host or of the operator.
+    fn must_move(&self, root: &Root) -> bool {
+        match self.host_root {
+            RootMount::Rootfs => true,
+            RootMount::Leavable | RootMount::Unknown => root.no_pivot,
+        }
+    }
 }
 
 impl NamedSteps {
     /// Builds the tree and enters it. The process must be in a mount namespace of its own.
     pub fn tree(self, isolation: &Isolation, tree: Tree<'_>) -> Result<Self, TreeError> {
+        check_namespaces(isolation)?;
+        let named = match &isolation.hostname {
+            Some(name) => self.then(name.clone(), |steps| steps.host_name(name)),
+            None => self,
+        };
         if !isolation.namespaces.mount {
-            return Ok(self);
+            return Ok(named);
         }
-        let (mut named, copies) = self.copies(isolation)?;
+        let (mut named, copies) = named.copies(isolation)?;
         named = named.then("/", |steps| steps.mount("", "/", "", MS_REC | MS_SLAVE, ""));
         let mut place = tree.anchor;
         if let Some(root) = &isolation.root {
@@ -129,9 +178,6 @@ impl NamedSteps {
         }
         if isolation.root.as_ref().is_some_and(|root| root.read_only) {
             named = named.then("/", Steps::seal_root);
-        }
-        if let Some(name) = &isolation.hostname {
-            named = named.then(name.clone(), |steps| steps.host_name(name));
         }
         Ok(named)
     }
@@ -253,7 +299,7 @@ impl NamedSteps {
             RootBase::Directory(path) => shown(path),
             RootBase::Empty | RootBase::Overlay(_) => String::new(),
         };
-        named.then(object, |steps| steps.enter_root(anchor, root.no_pivot))
+        named.then(object, |steps| steps.enter_root(anchor, tree.must_move(root)))
     }
 
     fn entry(
@@ -513,6 +559,26 @@ mod tests {
     fn devices_are_numbered_as_by_the_kernel() {
         assert_eq!(device(1, 3), 0x103);
         assert_eq!(device(0x1234, 0x5_6789), nix::sys::stat::makedev(0x1234, 0x5_6789));
+    }
+
+    #[test]
+    fn a_ramdisk_is_left_by_moving_whether_or_not_the_operator_knows() {
+        let must_move = |host_root, no_pivot| {
+            let tree = Tree {
+                anchor: Path::new("/a"),
+                written: Path::new("/a"),
+                host_root,
+            };
+            tree.must_move(&Root {
+                base: RootBase::Empty,
+                read_only: true,
+                no_pivot,
+            })
+        };
+        assert!(must_move(RootMount::Rootfs, false));
+        assert!(must_move(RootMount::Leavable, true));
+        assert!(!must_move(RootMount::Leavable, false));
+        assert!(!must_move(RootMount::Unknown, false));
     }
 
     #[test]

@@ -183,6 +183,39 @@ async fn planned_user(task: &TaskConfig) -> holdfast_wire::executor_v1::Credenti
 }
 
 #[tokio::test]
+async fn a_raw_task_without_the_user_that_the_agent_should_have_made_up_is_not_root_u3() {
+    if !is_root() {
+        return;
+    }
+    let (dir, task) = task();
+    // Everybody may pass, as below the agent's own folder.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let dynamic = [("dynamic_users", Value::Bool(true))];
+    let uid = async |operator: &[(&str, Value)]| {
+        let planned = planned(PluginName::RawExec, &task, operator, &[]).await.unwrap();
+        planned.spec.credentials.map(|credentials| credentials.uid)
+    };
+    assert_eq!(uid(&dynamic).await, Some(65_534));
+    assert_eq!(uid(&[]).await, None, "whoever the executor is");
+}
+
+#[tokio::test]
+async fn what_contradicts_a_private_namespace_is_refused_as_a_wrong_option() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, task) = task();
+    let leave = [("stragglers", text("leave"))];
+    let refused = planned(PluginName::Exec, &task, &[], &leave).await.unwrap_err();
+    assert!(
+        refused.starts_with("failed driver config validation: stragglers = \"leave\""),
+        "{refused}"
+    );
+    let with_host = [("stragglers", text("leave")), ("pid_mode", text("host"))];
+    assert!(planned(PluginName::Exec, &task, &[], &with_host).await.is_ok());
+}
+
+#[tokio::test]
 async fn root_needs_the_operators_word_in_holdfast_under_any_name() {
     if !is_root() {
         return;

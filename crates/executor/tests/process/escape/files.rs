@@ -60,17 +60,19 @@ pub const ATTEMPTS: &[Attempt] = &[
         [
             Either(&[EACCES, EPERM, ENOENT]),
             Either(&[EACCES, EPERM, ENOENT]),
-            Either(&[EACCES, EPERM, ENOENT]),
+            // The built-in masks but two of them.
+            HostDecides,
             NotTried,
         ],
     ),
     Attempt::new(
         "release agent and other cgroups",
         write_cgroups,
+        // On v1 the exec profile, without a namespace of cgroups, shows none.
         [
             Refused(&[EACCES, EROFS]),
             Refused(&[EROFS]),
-            Refused(&[EACCES, EROFS]),
+            Either(&[EACCES, EROFS]),
             Allowed,
         ],
     ),
@@ -248,7 +250,7 @@ fn write_system_files(_: &Told) -> Answer {
     let folders = ["/usr", "/usr/bin", "/bin"]
         .into_iter()
         .filter(|path| Path::new(path).exists());
-    Answer::of_all(folders.map(made).chain([for_writing("/bin/sh")]))
+    Answer::of_all(folders.map(made).chain([for_writing("/etc/passwd")]))
 }
 
 /// The classic way out of what only bind mounts keep: the root of the file system under a file that one has.

@@ -29,11 +29,8 @@ fn every_compression_gives_the_same_tree() {
         layout.index(&[layout.image(&layers)]);
         let (_guard, store) = store();
         let image = store.unpack(&layout.reference()).unwrap();
-        assert_eq!(
-            (image.unpacked, image.layers.len(), image.notes.len()),
-            (1, 1, 0),
-            "{pack:?}"
-        );
+        assert_eq!((image.unpacked, image.layers.len()), (1, 1), "{pack:?}");
+        assert!(image.notes.is_empty() || !is_root(), "{:?}", image.notes);
         trees.push(tree(&image.layers[0]));
     }
     assert_eq!(trees[0]["a/two"], "-> one");
@@ -99,7 +96,9 @@ fn owners_modes_times_links_and_attributes_are_those_of_the_layer() {
     assert_eq!(fs::read_to_string(root.join(&long)).unwrap(), "long");
     let ping = root.join("tmp/ping");
     assert_eq!(attribute(&ping, "security.capability").as_deref(), Some(NET_RAW));
-    assert_eq!(attribute(&ping, "user.note").as_deref(), Some(&b"hello\n"[..]));
+    let has_user = layouts::has_user_attributes(guard.path());
+    assert_eq!(attribute(&ping, "user.note").is_some(), has_user);
+    assert!(attribute(&ping, "user.note").is_none_or(|value| value == b"hello\n"));
     // A layer must not direct overlayfs.
     assert_eq!(attribute(&ping, "trusted.overlay.redirect"), None);
     assert_eq!(attribute(&ping, "user.overlay.opaque"), None);
@@ -109,11 +108,19 @@ fn owners_modes_times_links_and_attributes_are_those_of_the_layer() {
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&guard.path().join("images")), 0o700);
     let digest = &store.list().unwrap()[0].digest;
+    let first = if has_user {
+        "trusted.overlay.redirect of tmp/ping"
+    } else {
+        "user.note of tmp/ping"
+    };
     assert_eq!(
         image.notes,
         [
             "device nodes are left out: \"dev/null\" and 1 more".to_owned(),
-            "extended attributes are left out: \"trusted.overlay.redirect of tmp/ping\" and 1 more".to_owned(),
+            format!(
+                "extended attributes are left out: {first:?} and {} more",
+                if has_user { 1 } else { 2 }
+            ),
             "folders that the layer does not describe belong to root, with mode 0755: \"deep\" and 1 more".to_owned(),
         ]
         .map(|note| format!("layer {digest}: {note}"))
@@ -343,8 +350,12 @@ fn without_root_everything_is_the_users_and_set_id_bits_are_gone() {
             .file("opaque/.wh..wh..opq", ""),
     ]);
     let (guard, store) = store();
+    if !layouts::has_user_attributes(guard.path()) {
+        return;
+    }
     for path in [guard.path(), layout.path()] {
-        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+        let mut chown = std::process::Command::new("chown");
+        assert!(chown.args(["-R", "65534:65534"]).arg(path).status().unwrap().success());
     }
     // Of this thread alone.
     std::thread::spawn(move || {

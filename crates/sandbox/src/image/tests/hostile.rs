@@ -148,7 +148,8 @@ fn names_that_mean_nothing_are_refused() {
     assert!(refused(Tar::new().link("a", "b").link("b", "a").file("a/c", "x")).contains("leads to no folder"));
     let long = "n".repeat(300);
     let text = refused(Tar::new().pax(&[("path", long.as_bytes())]).file("x", "x"));
-    assert!(text.ends_with("File name too long (os error 36)"), "{text}");
+    // C libraries word it differently.
+    assert!(text.ends_with("(os error 36)"), "{text}");
     // Nor does a name break the line of its message.
     let text = refused(Tar::new().file("a\n/../b", "x"));
     assert_eq!(
@@ -265,16 +266,16 @@ fn what_is_no_archive_or_no_compressed_one_is_told_so() {
 #[test]
 fn an_image_over_the_limit_is_refused_before_it_is_written() {
     let layout = Layout::new();
-    // 64 MiB of zeroes: some tens of KiB as a blob.
+    // 4 MiB of zeroes: some KiB as a blob.
     let mut header = tar::Header::new_ustar();
     header.set_path("zeroes").unwrap();
-    header.set_size(64 << 20);
+    header.set_size(4 << 20);
     header.set_mode(0o644);
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
     header.set_cksum();
-    let archive = [header.as_bytes(), &vec![0; 64 << 20][..]].concat();
+    let archive = [header.as_bytes(), &vec![0; 4 << 20][..]].concat();
     let bomb = layout.layer_of(&archive, Pack::Gzip);
     let small = layout.layer(Tar::new().file("a", &"x".repeat(9000)), Pack::Gzip);
     let (guard, store) = store();

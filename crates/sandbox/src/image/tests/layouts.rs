@@ -212,6 +212,11 @@ pub(super) fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
     Some(value)
 }
 
+/// tmpfs has none before Linux 6.6.
+pub(super) fn has_user_attributes(folder: &Path) -> bool {
+    rustix::fs::setxattr(folder, "user.probe", b"x", rustix::fs::XattrFlags::empty()).is_ok()
+}
+
 /// Every name below `root` with what it is, in words.
 pub(super) fn tree(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();

@@ -63,15 +63,15 @@ fn a_layer_that_is_mounted_anywhere_is_not_removed() {
     let layers = store.unpack(&layout.reference()).unwrap().layers;
     let mounts = tempfile::tempdir().unwrap();
     let overlay = format!(
-        "mount -t overlay none {} -o lowerdir={}:{}",
-        mounts.path().display(),
+        "mount -t overlay -o lowerdir={}:{} none {}",
         layers[0].display(),
-        layers[1].display()
+        layers[1].display(),
+        mounts.path().display()
     );
     let bind = format!("mount --bind {} {}", layers[0].display(), mounts.path().display());
     for script in [overlay, bind] {
         let mut child = Command::new("unshare")
-            .args(["--mount", "sh", "-c", &format!("{script} && echo ready && read end")])
+            .args(["-m", "sh", "-c", &format!("{script} && echo ready && read end")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
