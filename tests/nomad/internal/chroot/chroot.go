@@ -11,7 +11,7 @@ import (
 
 // programs that the scripts of these tests run: in a chroot there are no others.
 var programs = []string{
-	"cat", "head", "hostname", "id", "ls", "mktemp", "readlink", "sh", "sleep", "stat", "stty", "touch", "tty", "wc",
+	"cat", "head", "hostname", "id", "ls", "mktemp", "readlink", "sh", "sleep", "stat", "stty", "touch", "true", "tty", "wc",
 }
 
 // Env is a small `chroot_env`: the programs with their libraries, and the files in which names are looked up.
