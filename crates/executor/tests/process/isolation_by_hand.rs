@@ -47,7 +47,7 @@ fn a_command_in_a_view_of_the_host_is_number_two_and_confined() {
     let host = Host::new();
     let mounts = Mounts::of(host.path());
     let script = "id -u; pwd; cat /proc/sys/kernel/hostname; echo $$; echo /proc/[0-9]* | wc -w
-        touch /usr/made 2>&1 | grep -c 'Read-only'; touch /tmp/made && echo made
+        touch /bin/made 2>&1 | grep -c 'Read-only'; touch /tmp/made && echo made
         grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | tr '\\t' ' '; ls -d /home /root /var/lib 2>/dev/null | wc -l";
     let flags = ["--rootfs", "host", "--hostname", "inner", "--user", "nobody"];
     let said = ok(&run(&host, &flags, script));
