@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: our driver and Nomad's raw_exec, served as a plugin, in one run on this host.
+//! `cargo xtask bench`: our driver and Nomad's raw_exec and exec, served as plugins, in one run on this host.
 
 use std::ffi::OsString;
 
@@ -21,14 +21,16 @@ impl Bench {
     pub fn run(self) -> Result<()> {
         setup::everything()?;
         let dist = build::dist()?;
-        let programs = go::build(&["./cmd/bench", "./cmd/nomad-raw-exec"])?;
+        let programs = go::build(&["./cmd/bench", "./cmd/nomad-raw-exec", "./cmd/nomad-exec"])?;
         // Not in the module's folder: a file that is to be written lies where the caller is.
         let mut bench = std::process::Command::new(programs.join("bench"));
         bench
             .arg("-driver")
             .arg(dist.driver)
             .arg("-nomad")
-            .arg(programs.join("nomad-raw-exec"));
+            .arg(programs.join("nomad-raw-exec"))
+            .arg("-nomad-exec")
+            .arg(programs.join("nomad-exec"));
         bench.args(self.check.then_some("-check")).args(self.arguments);
         // Another executor than the one under test.
         bench.env_remove("HOLDFAST_EXECUTOR");

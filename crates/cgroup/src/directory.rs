@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(crate) fn make(dir: &Path) -> Result<bool, ScopeError> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(e) => return Err(failed("create", e)),
     }
+    // Whatever the umask: a task reads its limits here, and the agent's own cgroups are open to all for reading.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).map_err(|e| failed("initialise", e))?;
     cpuset::inherit(dir).map_err(|e| failed("initialise", e))?;
     Ok(true)
 }

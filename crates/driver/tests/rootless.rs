@@ -107,8 +107,11 @@ impl Host {
         if !is_root() {
             return None;
         }
+        // Before the cgroup, which only the host's end removes.
+        let mut host = Host::new();
         let cgroup = mount.join(format!("holdfast-rootless-test-{}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
+        host.cgroup = Some(cgroup.clone());
         fs::create_dir(cgroup.join("agent")).unwrap();
         let shared = [
             "",
@@ -120,8 +123,6 @@ impl Host {
         for name in shared {
             chown(cgroup.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let mut host = Host::new();
-        host.cgroup = Some(cgroup);
         Some(host)
     }
 

@@ -87,7 +87,9 @@ mod tests {
         let before = (field("Seccomp:"), field("NoNewPrivs:"));
         let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let open = descriptors();
-        (seccomp(), keyrings(), bpf());
+        for answer in [seccomp(), keyrings(), bpf()] {
+            assert_ne!(answer, Answer::Absent);
+        }
         assert_eq!(before, (field("Seccomp:"), field("NoNewPrivs:")));
         assert_eq!(open, descriptors());
     }

@@ -3,6 +3,10 @@ package agent
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -13,7 +17,7 @@ import (
 	"holdfast.test/nomad/internal/processes"
 )
 
-// service is a task of service.nomad.hcl with the process that it must stay.
+// service is a task of service.nomad.hcl, or of an isolated driver's own job file, with the process that it must stay.
 type service struct {
 	driver     string
 	allocation *api.Allocation
@@ -21,13 +25,43 @@ type service struct {
 	identity   string
 }
 
+// startIsolated runs the job file that is named after the driver, with what jobs of isolated tasks use, and looks at what came of it.
+func startIsolated(n *node, driver string) *api.Allocation {
+	n.t.Helper()
+	allocation := n.run(driver, driver)
+	user := map[string]string{"exec": "1", "holdfast": "65534"}[driver]
+	n.says(allocation, "stdout", fmt.Sprintf("uid %s\nhello from main\nkept on the host\n", user))
+	n.says(allocation, "stderr", "trouble of main\n")
+	made, err := os.ReadFile(filepath.Join(n.volume(), driver))
+	must.NoError(n.t, err)
+	must.Eq(n.t, allocation.ID+"\n", string(made))
+	return allocation
+}
+
+// staysInside asserts that a session is where its isolated task is.
+func (n *node) staysInside(s service) {
+	n.t.Helper()
+	code, said, err := n.exec(s.allocation, true, "", "/bin/sh", "-c",
+		"readlink /proc/self/ns/mnt; tty; ls -d "+n.root+" 2>/dev/null || echo unseen")
+	must.NoError(n.t, err)
+	must.Eq(n.t, 0, code)
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", s.pid))
+	must.NoError(n.t, err)
+	must.RegexMatch(n.t, regexp.MustCompile(`^`+regexp.QuoteMeta(namespace)+`\r\n/dev/pts/\d+\r\nunseen\r\n$`), said)
+}
+
 func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 	n := asProcess(t)
 	var services []service
-	for _, driver := range names {
-		allocation := n.run("service", driver)
+	add := func(driver string, allocation *api.Allocation) {
 		pid := n.mainPid(allocation)
 		services = append(services, service{driver, allocation, pid, processes.Identity(pid)})
+	}
+	for _, driver := range names {
+		add(driver, n.run("service", driver))
+	}
+	for _, driver := range isolatedNames {
+		add(driver, startIsolated(n, driver))
 	}
 	unchanged := func(t *testing.T) {
 		for _, s := range services {
@@ -40,6 +74,9 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 		here.t = t
 		for _, s := range services {
 			here.useEverything(s.allocation, s.pid)
+			if slices.Contains(isolatedNames, s.driver) {
+				here.staysInside(s)
+			}
 			now, _, err := here.api.Allocations().Info(s.allocation.ID, nil)
 			must.NoError(t, err)
 			must.Eq(t, api.AllocClientStatusRunning, now.ClientStatus, must.Sprint(events(now)))
@@ -53,20 +90,20 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 
 	t.Run("TheAgentIsKilled_P7", func(t *testing.T) {
 		plugins := map[string]int{}
-		for _, driver := range names {
+		for _, driver := range allNames() {
 			plugins[driver] = n.plugin(driver)
 		}
 		n.kill()
 		unchanged(t)
 		n.launch()
 		useAll(t)
-		for _, driver := range names {
+		for _, driver := range allNames() {
 			must.Eq(t, plugins[driver], n.plugin(driver), must.Sprint("the plugin is attached to again"))
 		}
 	})
 
 	t.Run("TheDriversAreKilled_R5", func(t *testing.T) {
-		for _, driver := range names {
+		for _, driver := range allNames() {
 			n.killPlugin(driver)
 		}
 		useAll(t)
@@ -74,7 +111,7 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 
 	t.Run("TheAgentAndTheDriversAreKilled_R1_S7", func(t *testing.T) {
 		n.kill()
-		for _, driver := range names {
+		for _, driver := range allNames() {
 			must.NoError(t, syscall.Kill(n.plugin(driver), syscall.SIGKILL))
 		}
 		unchanged(t)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,9 +20,11 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/hashicorp/nomad/command/agent"
+	"github.com/hashicorp/nomad/nomad/structs"
 	structsconfig "github.com/hashicorp/nomad/nomad/structs/config"
 
 	"holdfast.test/nomad/internal/cgroups"
+	"holdfast.test/nomad/internal/chroot"
 	"holdfast.test/nomad/internal/guard"
 	"holdfast.test/nomad/internal/pluginhost"
 	"holdfast.test/nomad/internal/processes"
@@ -38,6 +41,11 @@ var chosen = flag.String("names", strings.Join(names, ","), "plugin file names t
 
 var waiting = flag.Int("waiting", 300, "how many tasks wait at once")
 
+// isolatedNames are those of the profiles with a root of the task's own. They need root.
+var isolatedNames []string
+
+var isolated = flag.String("isolated", "exec,holdfast", "the same of plugins that isolate; empty: none")
+
 // noCloud keeps the agent from asking clouds for what this host is: without a network that takes minutes.
 const noCloud = "env_aws,env_gce,env_azure,env_digitalocean"
 
@@ -45,6 +53,9 @@ func TestMain(m *testing.M) {
 	flag.DurationVar(&patience, "patience", patience, "bound of every wait")
 	flag.Parse()
 	names = strings.Split(*chosen, ",")
+	if *isolated != "" && os.Geteuid() == 0 {
+		isolatedNames = strings.Split(*isolated, ",")
+	}
 	if _, err := os.Stat(driverBinary()); err != nil {
 		fmt.Fprintf(os.Stderr, "no plugin to test: %v; build it, or name it in HOLDFAST_DRIVER\n", err)
 		os.Exit(1)
@@ -95,16 +106,24 @@ func newNode(t *testing.T) *node {
 			t.Errorf("remove the test's directory: %v", err)
 		}
 	})
-	for _, dir := range []string{"plugins", "data"} {
+	for _, dir := range []string{"plugins", "data", "volume"} {
 		must.NoError(t, os.Mkdir(filepath.Join(root, dir), 0o755))
 	}
-	for _, name := range names {
+	// Tasks of any user write into it.
+	must.NoError(t, os.Chmod(n.volume(), 0o777))
+	must.NoError(t, os.WriteFile(filepath.Join(n.volume(), "kept"), []byte("kept on the host\n"), 0o644))
+	for _, name := range allNames() {
 		_, err := pluginhost.Install(driverBinary(), n.pluginDir(), name)
 		must.NoError(t, err)
 	}
 	return n
 }
 
+// allNames are those of every plugin of the node.
+func allNames() []string { return slices.Concat(names, isolatedNames) }
+
+// volume is the folder behind the host volume `shared`.
+func (n *node) volume() string    { return filepath.Join(n.root, "volume") }
 func (n *node) pluginDir() string { return filepath.Join(n.root, "plugins") }
 func (n *node) stateDir() string  { return filepath.Join(n.root, "state") }
 
@@ -116,9 +135,11 @@ func (n *node) pluginConfig(name string) map[string]any {
 	defer plugin.Close()
 	schema, err := plugin.Driver.ConfigSchema()
 	must.NoError(n.t, err)
-	config := map[string]any{"enabled": true}
-	if _, ours := schema.GetObject().GetAttributes()["state_dir"]; ours {
-		config["state_dir"] = n.stateDir()
+	config := map[string]any{}
+	for option, value := range map[string]any{"enabled": true, "state_dir": n.stateDir()} {
+		if _, known := schema.GetObject().GetAttributes()[option]; known {
+			config[option] = value
+		}
 	}
 	return config
 }
@@ -128,9 +149,11 @@ func inProcess(t *testing.T) *node {
 	t.Helper()
 	n := newNode(t)
 	var plugins []*structsconfig.PluginConfig
-	for _, name := range names {
+	for _, name := range allNames() {
 		plugins = append(plugins, &structsconfig.PluginConfig{Name: name, Config: n.pluginConfig(name)})
 	}
+	chrootEnv, err := chroot.Env()
+	must.NoError(t, err)
 	agent.TempDir = n.root
 	running := agent.NewTestAgent(t, "holdfast", func(config *agent.Config) {
 		config.Client.Enabled = true
@@ -140,6 +163,8 @@ func inProcess(t *testing.T) *node {
 		config.Client.GCMaxAllocs = 10000
 		config.Client.GCDiskUsageThreshold = 99.9
 		config.Client.GCInodeUsageThreshold = 99.9
+		config.Client.ChrootEnv = chrootEnv
+		config.Client.HostVolumes = []*structs.ClientHostVolumeConfig{{Name: "shared", Path: n.volume()}}
 	})
 	t.Cleanup(running.Shutdown)
 	n.dataDir = running.DataDir
@@ -154,6 +179,12 @@ func asProcess(t *testing.T) *node {
 	t.Helper()
 	n := newNode(t)
 	ports := freePorts(t, 3)
+	chrootEnv, err := chroot.Env()
+	must.NoError(t, err)
+	var chrootLines strings.Builder
+	for source, target := range chrootEnv {
+		fmt.Fprintf(&chrootLines, "    %q = %q\n", source, target)
+	}
 	var config strings.Builder
 	fmt.Fprintf(&config, `
 name        = "holdfast"
@@ -192,6 +223,13 @@ client {
   options {
     "fingerprint.denylist" = %q
   }
+
+  chroot_env {
+%s  }
+
+  host_volume "shared" {
+    path = %q
+  }
 }
 
 # Without it the agent asks no driver for statistics.
@@ -204,8 +242,8 @@ consul {
   client_auto_join = false
   server_auto_join = false
 }
-`, n.dataDir, n.pluginDir(), ports[0], ports[1], ports[2], noCloud)
-	for _, name := range names {
+`, n.dataDir, n.pluginDir(), ports[0], ports[1], ports[2], noCloud, &chrootLines, n.volume())
+	for _, name := range allNames() {
 		fmt.Fprintf(&config, "\nplugin %q {\n  config {\n", name)
 		for key, value := range n.pluginConfig(name) {
 			if text, ok := value.(string); ok {
@@ -308,7 +346,7 @@ func (n *node) ready() {
 		if nodes[0].Status != api.NodeStatusReady {
 			return fmt.Errorf("the node is %s", nodes[0].Status)
 		}
-		for _, name := range names {
+		for _, name := range allNames() {
 			driver := nodes[0].Drivers[name]
 			if driver == nil || !driver.Detected || !driver.Healthy {
 				return fmt.Errorf("driver %s is %+v", name, driver)
@@ -359,7 +397,7 @@ func (n *node) jobWith(file, driver, variables string) *api.Job {
 	content, err := os.ReadFile(filepath.Join("..", "jobs", file+".nomad.hcl"))
 	must.NoError(n.t, err)
 	source := string(content)
-	if driver != "raw_exec" {
+	if !strings.Contains(source, fmt.Sprintf("%q", driver)) {
 		must.Eq(n.t, 1, strings.Count(source, `"raw_exec"`))
 		source = strings.Replace(source, `"raw_exec"`, fmt.Sprintf("%q", driver), 1)
 	}
@@ -509,14 +547,18 @@ func (n *node) says(allocation *api.Allocation, stream, text string) {
 	})
 }
 
-// mainPid is the pid that a task of service.nomad.hcl tells.
+// mainPid is the pid of a task's main process, which is a shell, as the host knows it.
 func (n *node) mainPid(allocation *api.Allocation) int {
 	n.t.Helper()
 	n.says(allocation, "stdout", "pid ")
-	var pid int
-	_, err := fmt.Sscanf(n.logs(allocation, "stdout"), "pid %d\n", &pid)
-	must.NoError(n.t, err)
-	return pid
+	var pids []int
+	for _, pid := range cgroups.Processes(cgroups.Scope("freezer", allocation.ID, "main")) {
+		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(string(command), "/bin/sh\x00") {
+			pids = append(pids, pid)
+		}
+	}
+	must.Len(n.t, 1, pids, must.Sprint("shells in the task's cgroup"))
+	return pids[0]
 }
 
 // exec runs a command in a task through the agent's API.

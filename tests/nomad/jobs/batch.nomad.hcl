@@ -1,4 +1,4 @@
-# A batch task that ends with code 7 as soon as the file local/go exists.
+# A batch task that ends with code 7 as soon as the file $NOMAD_TASK_DIR/go exists.
 job "batch" {
   type = "batch"
 
@@ -18,7 +18,7 @@ job "batch" {
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "echo waiting; until [ -e local/go ]; do sleep 0.1; done; echo going; exit 7"]
+        args    = ["-c", "echo waiting; until [ -e $NOMAD_TASK_DIR/go ]; do sleep 0.1; done; echo going; exit 7"]
       }
 
       resources {

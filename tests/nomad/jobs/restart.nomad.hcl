@@ -14,7 +14,7 @@ job "restart" {
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "echo run >> local/runs; echo run $(wc -l < local/runs); [ $(wc -l < local/runs) -ge 3 ]"]
+        args    = ["-c", "echo run >> $NOMAD_TASK_DIR/runs; echo run $(wc -l < $NOMAD_TASK_DIR/runs); [ $(wc -l < $NOMAD_TASK_DIR/runs) -ge 3 ]"]
       }
 
       resources {

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
 	"github.com/hashicorp/nomad/plugins/drivers/proto"
 
+	"holdfast.test/nomad/internal/chroot"
 	"holdfast.test/nomad/internal/processes"
 )
 
@@ -186,7 +187,7 @@ func TestAMinimalRootHoldsWhatTheJobPutsIntoIt(t *testing.T) {
 // filled is a folder that can be a root, with the programs of these tests.
 func (h *host) filled() string {
 	h.t.Helper()
-	entries, err := chrootMap()
+	entries, err := chroot.Env()
 	must.NoError(h.t, err)
 	root := filepath.Join(h.root, "filled")
 	for source, target := range entries {

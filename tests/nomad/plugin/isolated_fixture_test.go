@@ -4,11 +4,9 @@ package plugin
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -19,6 +17,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
 
+	"holdfast.test/nomad/internal/chroot"
 	"holdfast.test/nomad/internal/guard"
 	"holdfast.test/nomad/internal/processes"
 )
@@ -60,49 +59,13 @@ func newIsolated(t *testing.T, name string, config map[string]any) *host {
 func (h *host) name() string   { return filepath.Base(h.path) }
 func (h *host) isolates() bool { return slices.Contains(isolatedNames, h.name()) }
 
-// programs that the scripts of these tests run: in a chroot there are no others.
-var programs = []string{
-	"cat", "chmod", "grep", "head", "hostname", "id", "ls", "mkdir", "mknod", "mktemp", "mount", "readlink", "sh", "sleep", "stat", "stty", "touch", "tty", "wc",
-}
-
-// chrootMap is a small `chroot_env`: the programs with their libraries, and the files in which names are looked up.
-var chrootMap = sync.OnceValues(func() (map[string]string, error) {
-	paths := []string{"/etc/group", "/etc/hosts", "/etc/nsswitch.conf", "/etc/passwd", "/etc/resolv.conf"}
-	for _, name := range programs {
-		path, err := exec.LookPath(name)
-		if err != nil {
-			return nil, err
-		}
-		said, err := exec.Command("ldd", path).Output()
-		if err != nil {
-			return nil, fmt.Errorf("libraries of %s: %w", path, err)
-		}
-		for _, word := range strings.Fields(string(said)) {
-			if strings.HasPrefix(word, "/") {
-				paths = append(paths, word)
-			}
-		}
-		paths = append(paths, filepath.Join("/bin", name))
-	}
-	entries := map[string]string{}
-	for _, path := range paths {
-		// The agent links what it is told to, not what a link leads to.
-		source, err := filepath.EvalSymlinks(path)
-		if err != nil {
-			return nil, err
-		}
-		entries[source] = path
-	}
-	return entries, nil
-})
-
 // isolated prepares a task as the agent does for what the driver announces: folders, a chroot, paths in the environment.
 func (h *host) isolated(options map[string]any) *drivers.TaskConfig {
 	h.t.Helper()
 	config := h.task(options)
 	dir := allocdir.NewAllocDir(testlog.HCLogger(h.t), filepath.Join(h.root, "alloc"), filepath.Join(h.root, "mounts"), config.AllocID)
 	must.NoError(h.t, dir.Build())
-	entries, err := chrootMap()
+	entries, err := chroot.Env()
 	must.NoError(h.t, err)
 	task := dir.NewTaskDir(&structs.Task{Name: config.Name})
 	must.NoError(h.t, task.Build(h.Capabilities.FSIsolation, entries, config.User))

@@ -345,6 +345,32 @@ func TestNamesAreLookedUpAsTheAgentSays(t *testing.T) {
 	})
 }
 
+func TestATaskOfTheHostsTreeJoinsTheNetworkToo_S10(t *testing.T) {
+	asRoot(t, "network namespaces")
+	t.Parallel()
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHostNamed(t, name, map[string]any{"create_network": true})
+			networks := h.Driver.(drivers.DriverNetworkManager)
+			task := h.shell("exec sleep 1000")
+			spec, created, err := networks.CreateNetwork(task.AllocID, &drivers.NetworkCreateRequest{})
+			must.NoError(t, err)
+			must.True(t, created)
+			t.Cleanup(func() { _ = networks.DestroyNetwork(task.AllocID, spec) })
+			task.NetworkIsolation = spec
+			h.start(task)
+			its, ours := namespaces(t, h.pid(task)), namespaces(t, os.Getpid())
+			must.NotEq(t, ours["net"], its["net"])
+			must.Eq(t, its["net"], h.within(task, "readlink /proc/self/ns/net"))
+			ours["net"] = its["net"]
+			must.Eq(t, ours, its)
+			h.destroy(task)
+			must.NoError(t, networks.DestroyNetwork(task.AllocID, spec))
+		})
+	}
+}
+
 func TestATaskJoinsTheNetworkThatTheDriverMade(t *testing.T) {
 	forEachIsolated(t, map[string]any{"create_network": true}, func(h *host) {
 		must.True(h.t, h.Capabilities.MustInitiateNetwork)

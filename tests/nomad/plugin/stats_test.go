@@ -3,7 +3,6 @@ package plugin
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strconv"
 	"testing"
@@ -264,11 +263,4 @@ func TestAnUnknownTaskIsToldInNomadsWords_I1_I3(t *testing.T) {
 			must.False(t, structs.IsRecoverable(err))
 		})
 	}
-}
-
-func TestNetworksAreTheAgents(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	_, err := h.Raw.CreateNetwork(context.Background(), &proto.CreateNetworkRequest{AllocId: "x"})
-	must.Eq(t, codes.Unimplemented, status.Code(err), must.Sprint(fmt.Sprint(err)))
 }

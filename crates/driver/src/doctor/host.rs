@@ -6,8 +6,8 @@ use holdfast_sandbox::host::{AgentUnit, Clock, Host, Privileges, Purpose, Releas
 
 use super::{Check, Group};
 
-/// The least kernel for pidfds as they are used, and for everything that isolates.
-const RAW_FLOOR: Release = Release { major: 5, minor: 10 };
+/// The least kernels for raw tasks (CLOSE_RANGE_CLOEXEC of close_range(2)) and for isolated ones (mount_setattr(2)).
+const RAW_FLOOR: Release = Release { major: 5, minor: 11 };
 const ISOLATION_FLOOR: Release = Release { major: 5, minor: 12 };
 
 pub(super) fn checks(host: &Host, unit: &AgentUnit) -> Vec<Check> {

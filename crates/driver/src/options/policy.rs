@@ -66,7 +66,7 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
             .map(|mode| mode.unwrap_or(usual))
             .map_err(built_in)
     };
-    let of_holdfast = |private| {
+    let private_if = |private| {
         if private {
             IsolationMode::Private
         } else {
@@ -74,11 +74,12 @@ pub(super) fn take(values: &mut Values, name: PluginName) -> Result<IsolationPol
         }
     };
     let modes = Modes {
-        mount: of_holdfast(profile != Profile::Raw),
-        pid: mode("default_pid_mode", IsolationMode::Host)?,
-        ipc: mode("default_ipc_mode", IsolationMode::Host)?,
-        uts: mode("default_uts_mode", of_holdfast(is_holdfast))?,
-        cgroup: mode("default_cgroupns", of_holdfast(is_holdfast))?,
+        mount: private_if(profile != Profile::Raw),
+        // An empty text is no mode: nobody shall share by it.
+        pid: mode("default_pid_mode", private_if(profile != Profile::Raw))?,
+        ipc: mode("default_ipc_mode", private_if(profile != Profile::Raw))?,
+        uts: mode("default_uts_mode", private_if(is_holdfast))?,
+        cgroup: mode("default_cgroupns", private_if(is_holdfast))?,
     };
     let allow_caps = match profile {
         Profile::Raw => None,

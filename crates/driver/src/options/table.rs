@@ -358,7 +358,7 @@ pub const OPTIONS: &[Row] = &[
         "private_mounts",
         Kind::Bool,
         "Whether tasks get a mount namespace of their own, so that volumes, `mount`, `tmpfs`, `devices`, `extra_hosts` and the \
-         options of DNS work. It holds until the plugin is started anew.",
+         options of DNS work, at paths that the host has. It holds until the plugin is started anew.",
     )
     .or(Absent::Bool(false))
     .only(RAW),

@@ -1,18 +1,19 @@
 //! Flags for what a command is kept apart from, named like the job's options. Without any of them it shares everything with whoever
 //! runs it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_cgroup::MemoryMax;
 use holdfast_record::{
-    CapabilitySets, Confinement, Entry, MountFlags, Propagation, SeccompProfile, UserNamespace, What,
+    CapabilitySets, Confinement, Entry, MountFlags, Propagation, SeccompProfile, Unveiled, UserNamespace, What,
 };
 use holdfast_sandbox::Resolver;
 use holdfast_sandbox::capability::{self, Convention};
 use holdfast_sandbox::isolation::{DeviceOption, IsolationMode, IsolationOptions, Modes, RootOption, TmpfsOption};
 use holdfast_sandbox::limits::parse_size;
+use holdfast_sandbox::unveil;
 
 /// What the driver shows of the host unless its operator says otherwise.
 const HOST_PATHS: [&str; 9] = [
@@ -82,6 +83,9 @@ pub struct IsolationFlags {
     /// Which system calls it may use: default (those that programs need) or unconfined
     #[arg(long, value_name = "PROFILE", value_parser = seccomp)]
     seccomp: Option<Calls>,
+    /// A path that it may use, as in r:/etc/ssl or rwxc:/data, beside what programs need; no others then (Landlock)
+    #[arg(long, value_name = "[?]RIGHTS:PATH", value_parser = unveiled)]
+    unveil: Vec<Unveiled>,
 }
 
 /// [`UserNamespace`], or none.
@@ -128,6 +132,7 @@ impl IsolationFlags {
             cap_drop: _,
             no_new_privileges,
             seccomp,
+            unveil,
         } = self;
         let is_kept_apart = self.has_own_root();
         let options = IsolationOptions {
@@ -151,12 +156,23 @@ impl IsolationFlags {
                     Some(Calls::All) => None,
                     None => is_kept_apart.then_some(SeccompProfile::V1),
                 },
-                unveil: None,
+                unveil: match unveil[..] {
+                    [] => None,
+                    _ => Some(unveil::settle(true, &self.own_folders(), unveil)?),
+                },
                 private_keyring: is_kept_apart,
             },
             ..IsolationOptions::default()
         };
         Ok(options)
+    }
+
+    /// What it may write to in a root of its own.
+    fn own_folders(&self) -> Vec<&Path> {
+        match self.has_own_root() {
+            true => ["/tmp", "/run", "/var/tmp"].map(Path::new).into(),
+            false => Vec::new(),
+        }
     }
 
     fn modes(&self) -> Modes {
@@ -339,6 +355,10 @@ fn seccomp(text: &str) -> Result<Calls, String> {
     }
 }
 
+fn unveiled(text: &str) -> Result<Unveiled, String> {
+    unveil::parse("unveil", text).map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -453,6 +473,10 @@ mod tests {
         assert_eq!(of("/dev/fuse:rw"), ("/dev/fuse".into(), true, true, false));
         assert_eq!(of("/dev/fuse:/dev/f:r"), ("/dev/f".into(), true, false, false));
         assert!(device("fuse").is_err() && device("/dev/fuse:/dev/f:x").is_err());
+        assert!(refused(&["--unveil", "/etc"]).contains("unveil"));
+        let unveiled = options(&["--unveil", "r:/srv"]).confinement.unveil.unwrap();
+        assert_eq!(unveiled.last().unwrap().path, Path::new("/srv"));
+        assert!(unveiled.iter().any(|one| one.path == Path::new("/usr/lib")));
         assert!(refused(&["--readonly-rootfs"]).contains("--rootfs"));
         assert!(refused(&["--userns", "me"]).contains("keep-id"));
         assert!(refused(&["--pid", "alone"]).contains("private or host"));

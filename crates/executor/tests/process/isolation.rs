@@ -184,13 +184,7 @@ pub fn chroot_of(root: &Path) -> Isolation {
             no_pivot: false,
         }),
         entries,
-        masked: paths(&[
-            "/proc/kcore",
-            "/proc/keys",
-            "/proc/latency_stats",
-            "/proc/timer_list",
-            "/sys/firmware",
-        ]),
+        masked: paths(&["/proc/kcore", "/sys/firmware"]),
         read_only: paths(&["/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]),
         devices: Some(usual_devices()),
         confinement: Confinement {

@@ -42,14 +42,12 @@ impl Drop for Key {
     }
 }
 
-/// This executable, where everybody may execute it, once as it is and once with the set-user-id bit.
-fn programs(host: &Host) -> [PathBuf; 2] {
-    [("escape", 0o755), ("escape-as-root", 0o4755)].map(|(name, mode)| {
-        let path = host.path().join(name);
-        fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    })
+/// A copy of this executable with the set-user-id bit.
+fn setuid_program(host: &Host) -> PathBuf {
+    let path = host.path().join("escape-as-root");
+    fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+    path
 }
 
 /// How a task comes to its root.
@@ -69,7 +67,7 @@ fn attempted(column: Column, entering: Entering) -> Vec<String> {
         let mounts = Mounts::of(host.path());
         let task = host.task("main");
         fs::set_permissions(&task.logs, fs::Permissions::from_mode(0o777)).unwrap();
-        let [program, setuid_program] = programs(&host);
+        let program = std::env::current_exe().unwrap();
         let secret = host.path().join("secret");
         fs::write(&secret, "").unwrap();
         let socket = host.path().join("socket");
@@ -112,7 +110,7 @@ fn attempted(column: Column, entering: Entering) -> Vec<String> {
                 isolation.entries.push(entry(PROGRAM, bind(&program, true)));
                 isolation
                     .entries
-                    .push(entry(SETUID_PROGRAM, bind(&setuid_program, true)));
+                    .push(entry(SETUID_PROGRAM, bind(setuid_program(&host), true)));
                 PROGRAM
             }
         };

@@ -9,6 +9,7 @@ mod escape;
 mod host;
 mod idle;
 mod isolation;
+mod isolation_by_hand;
 mod isolation_escape;
 mod isolation_moved;
 mod isolation_setup;

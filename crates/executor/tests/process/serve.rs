@@ -16,16 +16,26 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::host::{Host, eventually, launch, lives, signal, text};
 
-struct Served {
+pub struct Served {
     child: Child,
     socket: PathBuf,
 }
 
 impl Served {
     fn start(host: &Host) -> Self {
+        Self::with(host, &[])
+    }
+
+    /// By the rules of exec.
+    pub fn isolated(host: &Host) -> Self {
+        Self::with(host, &["--isolation", "exec"])
+    }
+
+    fn with(host: &Host, flags: &[&str]) -> Self {
         let socket = host.path().join("serve.sock");
+        let arguments = ["serve", "--socket", socket.to_str().unwrap(), "--log-file", "serve.log"];
         let child = host
-            .command(&["serve", "--socket", socket.to_str().unwrap(), "--log-file", "serve.log"])
+            .command(&[&arguments, flags].concat())
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -46,12 +56,19 @@ impl Served {
             .unwrap()
     }
 
-    async fn nomad(&self) -> ExecutorClient<Channel> {
+    pub async fn nomad(&self) -> ExecutorClient<Channel> {
         ExecutorClient::new(self.channel().await)
     }
 
     fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// As its client ends it.
+    pub async fn shut_down(self, host: &Host) {
+        let mut controller = GrpcControllerClient::new(self.channel().await);
+        controller.shutdown(Empty {}).await.unwrap();
+        self.left(host);
     }
 
     fn left(mut self, host: &Host) {

@@ -144,7 +144,7 @@ pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<R
     };
     building.put_devices(devices, has_own_root, has_tun)?;
     for option in tmpfs {
-        building.put_tmpfs(option)?;
+        building.put_tmpfs(option, around.runs_as)?;
     }
     for entry in entries {
         building.put("mount", entry)?;
@@ -302,13 +302,14 @@ impl Building<'_> {
         Ok(())
     }
 
-    fn put_tmpfs(&mut self, option: TmpfsOption) -> Result<(), IsolationError> {
+    /// The user's own, whatever its mode.
+    fn put_tmpfs(&mut self, option: TmpfsOption, owner: &Credentials) -> Result<(), IsolationError> {
         let TmpfsOption { target, bytes, mode } = option;
         let what = What::Tmpfs {
             bytes,
             mode,
-            uid: 0,
-            gid: 0,
+            uid: owner.uid,
+            gid: owner.gid,
             flags: MountFlags {
                 no_suid: true,
                 no_dev: true,

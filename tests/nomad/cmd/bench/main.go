@@ -1,4 +1,4 @@
-// Command bench drives Holdfast's plugin and Nomad's own raw_exec, served as a plugin, in turn in one run on one host, and
+// Command bench drives Holdfast's plugin and Nomad's own raw_exec and exec, served as plugins, in turn in one run on one host, and
 // prints what each call and each living task costs.
 package main
 
@@ -33,6 +33,7 @@ func main() {
 	var set settings
 	driver := flag.String("driver", os.Getenv("HOLDFAST_DRIVER"), "Holdfast's plugin; default $HOLDFAST_DRIVER")
 	nomad := flag.String("nomad", beside("nomad-raw-exec"), "Nomad's raw_exec as a plugin, built from cmd/nomad-raw-exec")
+	nomadExec := flag.String("nomad-exec", beside("nomad-exec"), "the same of Nomad's exec, built from cmd/nomad-exec; not there: not measured")
 	output := flag.String("json", "", "also write the results to this `file`")
 	check := flag.Bool("check", false, "exit with 1 if a promise is not kept")
 	flag.IntVar(&set.Starts, "starts", 48, "StartTask calls back to back, for each concurrency")
@@ -49,7 +50,7 @@ func main() {
 		set.Sampled = sampledAt
 	}
 
-	ok, err := run(*driver, *nomad, *output, *check, set)
+	ok, err := run(binaries{*driver, *nomad, *nomadExec}, *output, *check, set)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
@@ -59,8 +60,13 @@ func main() {
 	}
 }
 
-func run(driver, nomad, output string, check bool, set settings) (bool, error) {
-	if driver == "" {
+// binaries are the plugins.
+type binaries struct {
+	driver, nomad, nomadExec string
+}
+
+func run(plugins binaries, output string, check bool, set settings) (bool, error) {
+	if plugins.driver == "" {
 		return false, fmt.Errorf("no plugin given: name it with -driver or in HOLDFAST_DRIVER")
 	}
 	release, err := cgroups.Claim()
@@ -69,23 +75,49 @@ func run(driver, nomad, output string, check bool, set settings) (bool, error) {
 	}
 	defer release()
 
-	ours, err := newSide("holdfast", driver)
+	var all []*side
+	defer func() {
+		for _, side := range all {
+			side.close()
+		}
+	}()
+	launch := func(name, profile, binary string) (*side, error) {
+		side, err := newSide(name, profile, binary)
+		if err == nil {
+			all = append(all, side)
+		}
+		return side, err
+	}
+	ours, err := launch("holdfast", "raw_exec", plugins.driver)
 	if err != nil {
 		return false, err
 	}
-	defer ours.close()
-	theirs, err := newSide("nomad", nomad)
+	theirs, err := launch("nomad", "raw_exec", plugins.nomad)
 	if err != nil {
 		return false, err
 	}
-	defer theirs.close()
+	isolated := []*side{}
+	if os.Geteuid() == 0 {
+		side, err := launch("holdfast", "holdfast", plugins.driver)
+		if err != nil {
+			return false, err
+		}
+		isolated = append(isolated, side)
+		if _, err := os.Stat(plugins.nomadExec); err == nil {
+			if side, err = launch("nomad", "exec", plugins.nomadExec); err != nil {
+				return false, err
+			}
+			isolated = append(isolated, side)
+		}
+	}
 
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		<-interrupted
-		ours.close()
-		theirs.close()
+		for _, side := range all {
+			side.close()
+		}
 		release()
 		os.Exit(130)
 	}()
@@ -94,16 +126,31 @@ func run(driver, nomad, output string, check bool, set settings) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	sides := []*side{ours, theirs}
-	for _, step := range steps {
-		for _, side := range sides {
-			fmt.Fprintf(os.Stderr, "%-8s %s ...\n", side.name, step.name)
-			if err := step.measure(side, set); err != nil {
-				return false, fmt.Errorf("%s: %s: %w", side.name, step.name, err)
+	measure := func(steps []step, sides []*side) error {
+		for _, step := range steps {
+			for _, side := range sides {
+				fmt.Fprintf(os.Stderr, "%-8s %s ...\n", side.name, step.name)
+				if err := step.measure(side, set); err != nil {
+					return fmt.Errorf("%s: %s: %w", side.name, step.name, err)
+				}
 			}
 		}
+		return nil
+	}
+	if err := measure(steps, []*side{ours, theirs}); err != nil {
+		return false, err
+	}
+	if err := measure(isolatedSteps, isolated); err != nil {
+		return false, err
 	}
 	report := Report{Settings: set, Floor: floor, Holdfast: ours.results, Nomad: theirs.results}
+	for _, side := range isolated {
+		if side.name == ours.name {
+			report.Isolated = side.results
+		} else {
+			report.NomadExec = side.results
+		}
+	}
 	report.print(os.Stdout)
 	broken := report.broken()
 	report.Broken = broken

@@ -16,6 +16,9 @@ const (
 	atTasks       = 50
 	startFraction = 4
 	maxStop       = 50 * time.Millisecond
+	// Of tasks with a view of the host as their root, on a quiet machine.
+	maxIsolatedStart = 6 * time.Millisecond
+	maxIsolatedExec  = 2 * time.Millisecond
 	// Percent of one core at sampledAt tasks.
 	maxSampling = 2.0
 )
@@ -68,7 +71,10 @@ type Report struct {
 	Floor    Floor    `json:"floor"`
 	Holdfast Results  `json:"holdfast"`
 	Nomad    Results  `json:"nomad"`
-	Broken   []string `json:"broken"`
+	// Isolated is the profile `holdfast`, NomadExec Nomad's `exec`; of both only calls are measured.
+	Isolated  Results  `json:"isolated"`
+	NomadExec Results  `json:"nomad_exec"`
+	Broken    []string `json:"broken"`
 }
 
 func (r Report) print(out io.Writer) {
@@ -121,10 +127,18 @@ func (r Report) print(out io.Writer) {
 	}
 	fmt.Fprintf(table, "processes beside a task\t%.1f\t%.1f\t\t\t\n", h.Helpers, n.Helpers)
 	fmt.Fprintf(table, "leaked\t%d\t%d\t\t\t\n", len(h.Leaked), len(n.Leaked))
+	if i, e := r.Isolated, r.NomadExec; i.Start1.Count > 0 {
+		fmt.Fprintln(table, "\tholdfast, isolated\tNomad exec\tratio\ttimes the floor\t")
+		times("StartTask isolated, back to back, 1 at a time", i.Start1, e.Start1, true)
+		times(fmt.Sprintf("StartTask isolated, spaced by %s", r.Settings.Gap), i.Spaced1, e.Spaced1, true)
+		times("ExecTask isolated", i.Exec, e.Exec, false)
+		times(fmt.Sprintf("StopTask isolated, kill after %s", isolatedGrace), i.Stop, e.Stop, false)
+		fmt.Fprintf(table, "leaked\t%d\t%d\t\t\t\n", len(i.Leaked), len(e.Leaked))
+	}
 	fmt.Fprintf(table, "floor: two fork-and-exec, p50\t%s\t\t\t\t\n", milliseconds(r.Floor.Times.P50))
 	_ = table.Flush()
 	fmt.Fprintf(out, "The floor's binary is %s. Ratio: Nomad's divided by ours.\n", r.Floor.Binary)
-	for _, leak := range h.Leaked {
+	for _, leak := range slices.Concat(h.Leaked, r.Isolated.Leaked) {
 		fmt.Fprintln(out, "leaked by holdfast:", leak)
 	}
 }
@@ -164,8 +178,20 @@ func (r Report) broken() []string {
 	if r.Settings.OutputMiB >= chunkMiB && h.Output.Ratio < minOutputRatio {
 		broken = append(broken, fmt.Sprintf("output is %.2f times as fast as through cat, less than %.1f", h.Output.Ratio, minOutputRatio))
 	}
-	if len(h.Leaked) > 0 {
-		broken = append(broken, fmt.Sprintf("%d things leaked", len(h.Leaked)))
+	if i := r.Isolated; i.Start1.Count == 0 {
+		broken = append(broken, "isolated tasks were not measured")
+	} else {
+		if i.Start1.P50 > maxIsolatedStart {
+			broken = append(broken, fmt.Sprintf("StartTask p50 of an isolated task is %s, more than %s",
+				milliseconds(i.Start1.P50), maxIsolatedStart))
+		}
+		if i.Exec.P50 > maxIsolatedExec {
+			broken = append(broken, fmt.Sprintf("ExecTask p50 in an isolated task is %s, more than %s",
+				milliseconds(i.Exec.P50), maxIsolatedExec))
+		}
+	}
+	if leaked := len(h.Leaked) + len(r.Isolated.Leaked); leaked > 0 {
+		broken = append(broken, fmt.Sprintf("%d things leaked", leaked))
 	}
 	slices.Sort(broken)
 	return broken

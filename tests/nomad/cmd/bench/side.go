@@ -12,12 +12,15 @@ import (
 	"github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
 
+	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/client/logmon"
 	"github.com/hashicorp/nomad/helper/uuid"
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
 
 	"holdfast.test/nomad/internal/cgroups"
+	"holdfast.test/nomad/internal/chroot"
 	"holdfast.test/nomad/internal/pluginhost"
 	"holdfast.test/nomad/internal/processes"
 )
@@ -25,9 +28,11 @@ import (
 // bound of any single call.
 const bound = time.Minute
 
-// side is one of the two drivers, with its plugin and its tasks.
+// side is one driver, with its plugin and its tasks.
 type side struct {
-	name    string
+	name string
+	// profile is the plugin's file name.
+	profile string
 	root    string
 	path    string
 	config  map[string]any
@@ -41,20 +46,26 @@ type side struct {
 
 // task is one that was prepared and maybe started.
 type task struct {
-	config  *drivers.TaskConfig
-	scope   *cgroups.Task
+	config *drivers.TaskConfig
+	scope  *cgroups.Task
+	// folders as the agent makes them for a driver that isolates.
+	folders *allocdir.AllocDir
 	handle  *drivers.TaskHandle
 	logs    logmon.LogMon
 	process *goplugin.Client
 }
 
-// newSide installs and launches a plugin as raw_exec in directories of its own.
-func newSide(name, binary string) (*side, error) {
+// newSide installs and launches a plugin in directories of its own.
+func newSide(name, profile, binary string) (*side, error) {
 	root, err := os.MkdirTemp("", "hf-bench-")
 	if err != nil {
 		return nil, err
 	}
-	s := &side{name: name, root: root, config: map[string]any{"enabled": true}}
+	// Tasks of other users must reach their directories.
+	if err := os.Chmod(root, 0o755); err != nil {
+		return nil, err
+	}
+	s := &side{name: name, profile: profile, root: root, config: map[string]any{}}
 	if err := s.install(binary); err != nil {
 		s.close()
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -68,7 +79,7 @@ func (s *side) install(binary string) error {
 		return err
 	}
 	var err error
-	if s.path, err = pluginhost.Install(binary, plugins, "raw_exec"); err != nil {
+	if s.path, err = pluginhost.Install(binary, plugins, s.profile); err != nil {
 		return err
 	}
 	plugin, err := pluginhost.Start(pluginhost.Options{Path: s.path})
@@ -80,8 +91,10 @@ func (s *side) install(binary string) error {
 	if err != nil {
 		return err
 	}
-	if _, ours := schema.GetObject().GetAttributes()["state_dir"]; ours {
-		s.config["state_dir"] = filepath.Join(s.root, "state")
+	for option, value := range map[string]any{"enabled": true, "state_dir": filepath.Join(s.root, "state")} {
+		if _, known := schema.GetObject().GetAttributes()[option]; known {
+			s.config[option] = value
+		}
 	}
 	return plugin.Configure(s.config)
 }
@@ -155,6 +168,11 @@ func (s *side) prepare(logProcess bool) (*task, error) {
 			},
 		},
 	}
+	if s.isolates() {
+		if err := s.fill(prepared); err != nil {
+			return nil, err
+		}
+	}
 	err = s.plugin.EncodeTask(prepared.config, map[string]any{"command": "/bin/sleep", "args": []string{"100000"}})
 	if err != nil {
 		return nil, err
@@ -163,6 +181,24 @@ func (s *side) prepare(logProcess bool) (*task, error) {
 		return prepared, nil
 	}
 	return prepared, prepared.collectLogs(logProcess)
+}
+
+// isolates says whether tasks have a root of their own.
+func (s *side) isolates() bool { return s.plugin.Capabilities.FSIsolation != fsisolation.None }
+
+// fill makes the folders of a task, and its chroot if the driver wants one. The chroot holds a few programs only, and is not measured.
+func (s *side) fill(prepared *task) error {
+	entries, err := chroot.Env()
+	if err != nil {
+		return err
+	}
+	logger := hclog.New(&hclog.LoggerOptions{Output: io.Discard})
+	config := prepared.config
+	prepared.folders = allocdir.NewAllocDir(logger, filepath.Dir(config.AllocDir), filepath.Join(s.root, "mounts"), config.AllocID)
+	if err := prepared.folders.Build(); err != nil {
+		return err
+	}
+	return prepared.folders.NewTaskDir(&structs.Task{Name: config.Name}).Build(s.plugin.Capabilities.FSIsolation, entries, "")
 }
 
 func (t *task) collectLogs(ownProcess bool) error {
@@ -195,6 +231,9 @@ func (t *task) forget() {
 	if t.process != nil {
 		t.process.Kill()
 		t.process = nil
+	}
+	if t.folders != nil {
+		_ = t.folders.UnmountAll()
 	}
 	t.scope.Remove()
 }

@@ -90,6 +90,13 @@ fn the_task_goes_over_the_plugin_block_and_that_over_the_profile() {
     let (private, host) = (IsolationMode::Private, IsolationMode::Host);
     assert_eq!((mount, pid, ipc, uts, cgroup), (private, host, host, host, private));
     assert!(plugin(PluginName::Exec, &operator).unwrap().isolation.no_pivot_root);
+    let empty = [("default_pid_mode", text("")), ("default_ipc_mode", text(""))];
+    let said = task(PluginName::Exec, &empty, &[]).unwrap().modes;
+    assert_eq!(
+        (said.pid, said.ipc),
+        (private, private),
+        "nobody shares by an empty text"
+    );
     let named = task(PluginName::Exec, &operator, &[("hostname", text("web"))]).unwrap();
     assert_eq!((named.modes.uts, named.hostname.as_deref()), (private, Some("web")));
 }

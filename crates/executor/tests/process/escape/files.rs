@@ -60,7 +60,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         [
             Either(&[EACCES, EPERM, ENOENT]),
             Either(&[EACCES, EPERM, ENOENT]),
-            Either(&[EACCES, EPERM, ENOENT]),
+            // The built-in masks but two of them.
+            HostDecides,
             NotTried,
         ],
     ),
