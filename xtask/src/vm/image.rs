@@ -254,7 +254,7 @@ fn go_arguments(name: &str, filters: &[String]) -> Vec<String> {
     let fixed = [
         "-test.v=test2json",
         "-test.timeout=20m",
-        "-test.parallel=6",
+        "-test.parallel=4",
         "-patience=2m",
     ];
     let mut arguments = fixed.map(str::to_owned).to_vec();
@@ -306,7 +306,7 @@ echo 'vm: begin holdfast-sandbox holdfast_sandbox'
 (cd '/w/p' && exec '/w/it'\\''s' '--show-output' 'a b'SKIPS)
 echo \"vm: end $?\"
 echo 'vm: begin no exclusions'
-(cd '/w/p' && exec '/w/it'\\''s' '-test.v=test2json' '-test.timeout=20m' '-test.parallel=6' '-patience=2m' '-test.run=a b')
+(cd '/w/p' && exec '/w/it'\\''s' '-test.v=test2json' '-test.timeout=20m' '-test.parallel=4' '-patience=2m' '-test.run=a b')
 echo \"vm: end $?\"
 echo 'vm: done'
 ";
