@@ -20,7 +20,6 @@ use anyhow::{Context, Result};
 use crate::step::Elapsed;
 use crate::test::tally::Tally;
 use crate::{root, setup};
-use go_run::GoRun;
 use report::Report;
 
 pub use debian::parts;
@@ -74,10 +73,13 @@ pub fn tests(filters: &[String]) -> Result<Tally> {
             "failures:" => is_success = false,
             _ => is_success &= !line.starts_with("test result: "),
         }
-        if !is_success && !line.is_empty() && GoRun::is_worth_showing(line) {
+        if !is_success && !line.is_empty() && (!report.hears_go() || line.starts_with("vm: ")) {
             println!("{line}");
         }
         report.hear(line);
+        for news in report.news() {
+            println!("{news}");
+        }
     })?;
     if !report.is_done() {
         println!("the VM's kernel said last:\n{}", machine::last_words(&image));

@@ -291,7 +291,7 @@ func TestExecutorRunsCommandsInTheTask_X2(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, 5, code)
 	must.Eq(t, s.allocID+"\nerr\n"+s.taskDir()+"\n", string(out))
-	_, code, err = s.Exec(time.Now().Add(200*time.Millisecond), "/bin/sh", []string{"-c", "sleep 1234 & sleep 1234"})
+	_, code, err = s.Exec(time.Now().Add(2*time.Second), "/bin/sh", []string{"-c", "sleep 1234 & sleep 1234"})
 	must.NoError(t, err)
 	must.Eq(t, -1, code)
 	_, _, err = s.Exec(later, "/no/such/command", nil)
@@ -411,7 +411,9 @@ func TestExecutorPassesNomadsStreamingConformance_X3(t *testing.T) {
 	s.launch("sleep 1000")
 	harness := testutils.NewDriverHarness(t, sessions{
 		MockDriver: &testutils.MockDriver{
-			MockPlugin: base.MockPlugin{PluginInfoF: func() (*base.PluginInfoResponse, error) { return &base.PluginInfoResponse{}, nil }},
+			MockPlugin: base.MockPlugin{PluginInfoF: func() (*base.PluginInfoResponse, error) {
+				return &base.PluginInfoResponse{Name: "executor", Type: base.PluginTypeDriver}, nil
+			}},
 			CapabilitiesF: func() (*drivers.Capabilities, error) {
 				return &drivers.Capabilities{FSIsolation: fsisolation.None}, nil
 			},

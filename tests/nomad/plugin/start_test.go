@@ -205,11 +205,14 @@ func TestOnlyTheTaskIsInItsScope_S8(t *testing.T) {
 
 func TestMemoryAndCPULimitsAreTheAgents_S9(t *testing.T) {
 	asRoot(t, "writes cgroup files")
-	if cgroupslib.GetMode() != cgroupslib.CG1 {
-		t.Skip("reads the files of cgroup v1; the tests in the VM read those of v2")
-	}
-	unlimited := readScope(t, filepath.Join("/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
 	const mib = int64(1 << 20)
+	files := limitFiles{"memory", "memory.max", "memory.low", "cpu", "cpu.weight"}
+	// What Nomad makes of 333 shares on each version.
+	unlimited, weight := "max", "13"
+	if cgroupslib.GetMode() == cgroupslib.CG1 {
+		files = limitFiles{"memory", "memory.limit_in_bytes", "memory.soft_limit_in_bytes", "cpu", "cpu.shares"}
+		unlimited, weight = readScope(t, "/sys/fs/cgroup/memory/memory.limit_in_bytes"), "333"
+	}
 	for _, limit := range []struct {
 		name              string
 		memory, memoryMax int64
@@ -229,16 +232,22 @@ func TestMemoryAndCPULimitsAreTheAgents_S9(t *testing.T) {
 			task.Resources.LinuxResources.MemoryLimitBytes = max(limit.memory, limit.memoryMax) * mib
 			task.Resources.LinuxResources.CPUShares = 333
 			h.start(task)
-			memory := cgroups.Scope("memory", task.AllocID, task.Name)
-			must.Eq(t, limit.hard, readScope(t, filepath.Join(memory, "memory.limit_in_bytes")))
+			memory := cgroups.Scope(files.memory, task.AllocID, task.Name)
+			must.Eq(t, limit.hard, readScope(t, filepath.Join(memory, files.hard)))
 			if limit.soft != "" {
-				must.Eq(t, limit.soft, readScope(t, filepath.Join(memory, "memory.soft_limit_in_bytes")))
+				must.Eq(t, limit.soft, readScope(t, filepath.Join(memory, files.soft)))
 			}
-			cpu := cgroups.Scope("cpu", task.AllocID, task.Name)
-			must.Eq(t, "333", readScope(t, filepath.Join(cpu, "cpu.shares")))
+			cpu := cgroups.Scope(files.cpu, task.AllocID, task.Name)
+			must.Eq(t, weight, readScope(t, filepath.Join(cpu, files.weight)))
 			h.destroy(task)
 		})
 	}
+}
+
+// limitFiles are controllers and their files.
+type limitFiles struct {
+	memory, hard, soft string
+	cpu, weight        string
 }
 
 func TestATaskEntersTheNetworkNamespaceItIsGiven_S10(t *testing.T) {

@@ -1,5 +1,7 @@
 //! Tests that stay on the host, each with its reason. All others run in the VM too.
 
+use super::program::GO_TESTS;
+
 /// A test that cannot run in the VM.
 pub struct Exclusion {
     /// Of which program, as [`super::program::Program::name`].
@@ -52,6 +54,26 @@ pub const EXCLUSIONS: &[Exclusion] = &[
         test: "users::tests::the_hosts_own_getent_is_understood",
         reason: "there is no glibc, and so no getent",
     },
+    Exclusion {
+        program: GO_TESTS,
+        test: "TestAThousandShortTasksLeaveNothing",
+        reason: "starts more than an emulated processor can within the patience of a run",
+    },
+    Exclusion {
+        program: GO_TESTS,
+        test: "TestTenMegabytesGoThroughASessionUnchanged_X3",
+        reason: "moves more than an emulated processor can within the patience of a test",
+    },
+    Exclusion {
+        program: GO_TESTS,
+        test: "TestManySessionsAtOnce_X3",
+        reason: "twenty sessions at once keep an emulated processor busy for longer than the driver waits for an executor's word",
+    },
+    Exclusion {
+        program: GO_TESTS,
+        test: "TestPathAndHomeAreSetWhereTheAgentSaysNothing",
+        reason: "asks a shell for a program's path, where busybox's says that the program is its own",
+    },
 ];
 
 /// Those of a program.
@@ -63,7 +85,7 @@ pub fn of(program: &str) -> impl Iterator<Item = &'static Exclusion> {
 mod tests {
     use std::fs;
 
-    use super::super::program::GO_TESTS;
+    use super::GO_TESTS;
     use crate::go;
 
     #[test]

@@ -19,33 +19,56 @@ enum State {
 #[derive(Default)]
 pub struct GoRun {
     tests: BTreeMap<String, State>,
+    /// What each has said, until it has passed.
+    said: BTreeMap<String, String>,
+    /// Whose output is being read.
+    speaker: String,
 }
 
 impl GoRun {
-    /// Takes a line in.
-    pub fn hear(&mut self, line: &str) {
-        let Some(line) = line.strip_prefix(MARK) else { return };
-        let Some((mark, rest)) = line.trim_start().split_once(' ') else {
-            return;
+    /// Takes a line in; returns what somebody who waits wants to see.
+    pub fn hear(&mut self, line: &str) -> Option<String> {
+        let Some(marked) = line.strip_prefix(MARK) else {
+            let said = self.said.entry(self.speaker.clone()).or_default();
+            said.push_str(line);
+            said.push('\n');
+            return None;
         };
-        let Some((verb, rest)) = rest.split_once(' ') else {
-            return;
+        let (mark, rest) = marked.trim_start().split_once(' ')?;
+        let (verb, rest) = rest.split_once(' ')?;
+        let name = rest.split_whitespace().next()?.to_owned();
+        if mark == "===" {
+            if verb == "RUN" {
+                self.tests.insert(name.clone(), State::Running);
+            }
+            self.speaker = name;
+            return None;
+        }
+        let (state, verdict) = match verb {
+            "PASS:" => (State::Passed, "ok"),
+            "FAIL:" => (State::Failed, "FAILED"),
+            "SKIP:" => (State::Skipped, "skipped"),
+            _ => return None,
         };
-        let name = rest.split_whitespace().next().unwrap_or_default().to_owned();
-        let state = match (mark, verb) {
-            ("===", "RUN") => State::Running,
-            ("---", "PASS:") => State::Passed,
-            ("---", "FAIL:") => State::Failed,
-            ("---", "SKIP:") => State::Skipped,
-            // A parallel test pauses and goes on.
-            _ => return,
-        };
+        let mut news = format!("test {name} ... {verdict}");
+        let said = self.said.remove(&name);
+        if let Some(said) = said.filter(|_| state != State::Passed) {
+            news.push('\n');
+            news.push_str(said.trim_end());
+        }
+        // What follows a verdict is the test's too.
+        self.speaker.clone_from(&name);
         self.tests.insert(name, state);
+        Some(news)
     }
 
-    /// Whether somebody who waits wants to see this line.
-    pub fn is_worth_showing(line: &str) -> bool {
-        !line.strip_prefix(MARK).unwrap_or(line).starts_with("=== ")
+    /// What was said by tests that did not pass, and by nobody in particular, such as a panic.
+    pub fn rest(&self) -> impl Iterator<Item = &str> {
+        let is_good = |name: &String| self.tests.get(name) == Some(&State::Passed);
+        self.said
+            .iter()
+            .filter(move |(name, _)| !is_good(name))
+            .map(|(_, said)| said.as_str())
     }
 
     /// Counts tests without subtests; a test with subtests only if it failed by itself. A test that did not end is a failure, and so is one
@@ -95,6 +118,7 @@ mod tests {
         ] {
             run.hear(line);
         }
+        assert_eq!(run.rest().collect::<String>(), "");
         let Tally {
             passed,
             failed,
@@ -110,5 +134,27 @@ mod tests {
                 "in the VM: TestD did not end"
             ]
         );
+    }
+
+    #[test]
+    fn what_a_test_has_said_is_shown_if_it_did_not_pass() {
+        let mut run = GoRun::default();
+        let shown: Vec<String> = [
+            "\u{16}=== RUN   TestA",
+            "of a",
+            "\u{16}=== RUN   TestB",
+            "of b",
+            "\u{16}=== NAME  TestA",
+            "of a again",
+            "\u{16}--- FAIL: TestA (0.01s)",
+            "\u{16}--- PASS: TestB (0.01s)",
+            "\u{16}=== RUN   TestC",
+            "panic: why",
+        ]
+        .into_iter()
+        .filter_map(|line| run.hear(line))
+        .collect();
+        assert_eq!(shown, ["test TestA ... FAILED\nof a\nof a again", "test TestB ... ok"]);
+        assert_eq!(run.rest().collect::<String>(), "panic: why\n");
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::debian::Parts;
 use super::exclusion;
 use super::program::{self, Program, Purpose};
+use crate::root;
 
 const INIT: &str = include_str!("init.sh");
 
@@ -28,14 +29,27 @@ daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 ";
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\ntty:x:5:\nnogroup:x:65534:\n";
-const NSSWITCH: &str = "passwd: files\ngroup: files\n";
+/// Files below `/etc`.
+const ETC: [(&str, &str); 7] = [
+    ("passwd", PASSWD),
+    ("group", GROUP),
+    ("shadow", "root:*:19000:0:99999:7:::\n"),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+    ("hostname", "vm\n"),
+    ("hosts", "127.0.0.1 localhost vm\n"),
+    ("resolv.conf", "nameserver 127.0.0.1\n"),
+];
 
 /// What tests call and busybox lacks, or has with other options.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
+    ("usr/local/bin/ldd", LIBRARIES),
     ("usr/local/bin/nice", NICE),
     ("usr/local/bin/mkfs.ext4", MAKE_EXT4),
     ("usr/local/bin/fsfreeze", FREEZE),
 ];
+
+/// Every program here is static.
+const LIBRARIES: &str = "#!/bin/sh\n";
 
 /// Says the nice value, or executes a command with another: `nice [-n] VALUE COMMAND...`.
 const NICE: &str = r#"#!/bin/sh
@@ -81,7 +95,12 @@ pub struct Image {
 pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> Result<Image> {
     let staging = tempfile::Builder::new().prefix("initramfs.").tempdir_in(folder)?;
     let tree = Tree(staging.path());
-    tree.copy(&parts.busybox, "bin/busybox")?;
+    // As in Debian, / and /usr are one.
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        fs::create_dir_all(tree.0.join("usr").join(name))?;
+        symlink(Path::new("usr").join(name), tree.0.join(name))?;
+    }
+    tree.copy(&parts.busybox, "usr/bin/busybox")?;
     tree.text("init", INIT, 0o755)?;
     let mut modules = String::new();
     for (path, options) in MODULES {
@@ -95,7 +114,7 @@ pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> 
         writeln!(modules, "insmod /modules/{name} {options} || missing 'module {name}'")?;
     }
     tree.text("modules.sh", &modules, 0o644)?;
-    for (name, content) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
+    for (name, content) in ETC {
         tree.text(&format!("etc/{name}"), content, 0o644)?;
     }
     for (path, script) in PROGRAMS {
@@ -105,10 +124,16 @@ pub fn write(folder: &Path, parts: &Parts, programs: &[Program], main: Main) -> 
         tree.copy(&program.path, &inside(&program.path)?)?;
         fs::create_dir_all(tree.0.join(inside(&program.package_dir)?))?;
     }
-    fs::create_dir_all(tree.0.join("usr/local/bin"))?;
-    for name in [program::EXECUTOR, program::DRIVER] {
-        let product = program::product(programs, name)?;
-        symlink(&product.path, tree.0.join("usr/local/bin").join(name))?;
+    // For a shell, and where the Go tests look for what is released.
+    for folder in [
+        PathBuf::from("usr/local/bin"),
+        inside(&root().join("target/dist"))?.into(),
+    ] {
+        let folder = tree.0.join(folder);
+        fs::create_dir_all(&folder)?;
+        for name in [program::EXECUTOR, program::DRIVER] {
+            symlink(&program::product(programs, name)?.path, folder.join(name))?;
+        }
     }
     let filters = match main {
         Main::Tests(filters) => filters,
@@ -194,8 +219,7 @@ fn inside(path: &Path) -> Result<String> {
 
 /// Runs every test program; [`super::report`] reads what it says.
 fn tests(programs: &[Program], filters: &[String]) -> String {
-    // The Go tests ask for the plugin.
-    let mut script = String::from("export HOLDFAST_VM=1 HOLDFAST_DRIVER=/usr/local/bin/holdfast-driver\n");
+    let mut script = String::from("export HOLDFAST_VM=1\n");
     for Program {
         name,
         path,
@@ -230,7 +254,7 @@ fn go_arguments(name: &str, filters: &[String]) -> Vec<String> {
     let fixed = [
         "-test.v=test2json",
         "-test.timeout=20m",
-        "-test.parallel=6",
+        "-test.parallel=4",
         "-patience=2m",
     ];
     let mut arguments = fixed.map(str::to_owned).to_vec();
@@ -277,12 +301,12 @@ mod tests {
             .collect();
         assert!(skips.contains("the_hosts_own_getent"));
         let expected = "\
-export HOLDFAST_VM=1 HOLDFAST_DRIVER=/usr/local/bin/holdfast-driver
+export HOLDFAST_VM=1
 echo 'vm: begin holdfast-sandbox holdfast_sandbox'
 (cd '/w/p' && exec '/w/it'\\''s' '--show-output' 'a b'SKIPS)
 echo \"vm: end $?\"
 echo 'vm: begin no exclusions'
-(cd '/w/p' && exec '/w/it'\\''s' '-test.v=test2json' '-test.timeout=20m' '-test.parallel=6' '-patience=2m' '-test.run=a b')
+(cd '/w/p' && exec '/w/it'\\''s' '-test.v=test2json' '-test.timeout=20m' '-test.parallel=4' '-patience=2m' '-test.run=a b')
 echo \"vm: end $?\"
 echo 'vm: done'
 ";

@@ -56,6 +56,7 @@ pub struct Report {
     speaker: String,
     v2_passed: u64,
     is_done: bool,
+    news: Vec<String>,
 }
 
 impl Report {
@@ -69,7 +70,18 @@ impl Report {
             speaker: String::new(),
             v2_passed: 0,
             is_done: false,
+            news: Vec::new(),
         }
+    }
+
+    /// Whether Go tests are running, of whose output only [`Report::news`] are worth showing.
+    pub fn hears_go(&self) -> bool {
+        matches!(self.running, Some(Running::Go(_)))
+    }
+
+    /// What has become known of Go tests since the last call.
+    pub fn news(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.news)
     }
 
     /// Takes a line in.
@@ -85,7 +97,7 @@ impl Report {
                 _ => self.tally.fail(format!("the VM says: {said}")),
             }
         } else if let Some(Running::Go(run)) = &mut self.running {
-            run.hear(line);
+            self.news.extend(run.hear(line));
         } else if let Some(told) = Counts::of(line) {
             if let Some(Running::Rust { counts, .. }) = &mut self.running {
                 *counts = Some(told);
@@ -116,6 +128,7 @@ impl Report {
                 return;
             }
             Some(Running::Go(run)) => {
+                self.news.extend(run.rest().map(str::to_owned));
                 let told = run.tally();
                 if told.failed == 0 && code != "0" {
                     self.tally.fail(format!("in the VM: {GO_TESTS} ended with {code}"));
