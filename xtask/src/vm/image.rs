@@ -21,6 +21,9 @@ const MODULES: &[(&str, &str)] = &[
     ("drivers/block/null_blk/null_blk", "nr_devices=2 memory_backed=1 gb=1"),
     ("drivers/block/loop", ""),
     ("fs/overlayfs/overlay", ""),
+    // For their devices.
+    ("fs/fuse/fuse", ""),
+    ("drivers/net/tun", ""),
 ];
 
 const PASSWD: &str = "\

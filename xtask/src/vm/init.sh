@@ -4,8 +4,7 @@
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root TERM=vt100
 /bin/busybox mkdir -p /usr/sbin /proc /sys /dev /tmp /run /root /mnt /var/lib /var/tmp
 # No symbolic links: what is taken into a chroot is a file for each.
-/bin/busybox --install /usr/bin
-/bin/busybox --install /usr/sbin
+/bin/busybox --install
 # Not mounted over: the work tree, whose programs lie at their paths, may be below it.
 chmod 1777 /tmp /var/tmp
 

@@ -183,8 +183,12 @@ fn a_full_disk_leaves_nothing_of_the_layer() {
                 "{full}: {error}"
             );
             assert_eq!(names(&guard), Vec::<String>::new());
-            let (_, files) = used(&guard);
-            assert_eq!(files, 2, "{full}");
+            // An inode goes with the last descriptor, which a thread that ends closes on its way.
+            let is_clean = (0..500).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                used(&guard).1 == 2
+            });
+            assert!(is_clean, "{full}: {:?}", used(&guard));
             nix::mount::umount(guard.path()).unwrap();
         }
     })
