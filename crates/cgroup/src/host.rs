@@ -120,7 +120,7 @@ impl HostCgroups {
 fn agents_version(mountinfo: &str, root: &Path, uid: u32) -> Result<Version, AgentsRefusal> {
     let controllers = fs::read_to_string(root.join("cgroup.controllers")).ok();
     let slice_owner = fs::metadata(root.join("nomad.slice")).ok().map(|slice| slice.uid());
-    match version::decide(mountinfo, controllers.as_deref(), uid, slice_owner) {
+    match version::decide(version::mounted(mountinfo), controllers.as_deref(), uid, slice_owner) {
         // The agent would use it, and could make nothing.
         Some(version) if is_read_only(mountinfo, version) => Err(AgentsRefusal::ReadOnly),
         Some(version) => Ok(version),

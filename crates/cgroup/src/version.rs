@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, TMPFS_MAGIC, statfs};
+
 use crate::ROOT;
 
 /// Which interface the task's cgroups have.
@@ -21,12 +23,17 @@ pub(crate) const REQUIRED: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"]
 /// The version that the agent uses on this host. `None`: it uses no cgroups, because none are mounted, a required
 /// controller is missing, or this process may not write to them.
 pub fn version() -> Option<Version> {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let root = Path::new(ROOT);
+    // One call, where the list of all mounts, which the agent reads, may be long.
+    let mounted = match statfs(root).ok()?.filesystem_type() {
+        TMPFS_MAGIC => Some(Version::V1),
+        CGROUP2_SUPER_MAGIC => Some(Version::V2),
+        _ => None,
+    };
     let controllers = fs::read_to_string(root.join("cgroup.controllers")).ok();
     let slice_owner = fs::metadata(root.join("nomad.slice")).ok().map(|slice| slice.uid());
     decide(
-        &mountinfo,
+        mounted,
         controllers.as_deref(),
         nix::unistd::geteuid().as_raw(),
         slice_owner,
@@ -35,12 +42,12 @@ pub fn version() -> Option<Version> {
 
 /// v1 needs root. v2 needs the controllers, and root or the ownership of `nomad.slice` (a delegated subtree).
 pub(crate) fn decide(
-    mountinfo: &str,
+    mounted: Option<Version>,
     controllers: Option<&str>,
     uid: u32,
     slice_owner: Option<u32>,
 ) -> Option<Version> {
-    match mounted(mountinfo)? {
+    match mounted? {
         Version::V1 => (uid == 0).then_some(Version::V1),
         Version::V2 => {
             let available: Vec<&str> = controllers?.split_ascii_whitespace().collect();
@@ -84,38 +91,41 @@ mod tests {
 
     #[test]
     fn hybrid_mounts_are_v1_and_need_root() {
-        assert_eq!(decide(HYBRID, None, 0, None), Some(Version::V1));
-        assert_eq!(decide(HYBRID, Some(CONTROLLERS), 1000, Some(1000)), None);
+        assert_eq!(decide(mounted(HYBRID), None, 0, None), Some(Version::V1));
+        assert_eq!(decide(mounted(HYBRID), Some(CONTROLLERS), 1000, Some(1000)), None);
     }
 
     #[test]
     fn v2_needs_every_controller_that_the_agent_requires() {
-        assert_eq!(decide(UNIFIED, Some(CONTROLLERS), 0, None), Some(Version::V2));
+        assert_eq!(decide(mounted(UNIFIED), Some(CONTROLLERS), 0, None), Some(Version::V2));
         for missing in REQUIRED {
             let rest: Vec<&str> = CONTROLLERS
                 .split_ascii_whitespace()
                 .filter(|name| *name != missing)
                 .collect();
             assert_eq!(
-                decide(UNIFIED, Some(&rest.join(" ")), 0, None),
+                decide(mounted(UNIFIED), Some(&rest.join(" ")), 0, None),
                 None,
                 "without {missing}"
             );
         }
-        assert_eq!(decide(UNIFIED, None, 0, None), None);
+        assert_eq!(decide(mounted(UNIFIED), None, 0, None), None);
     }
 
     #[test]
     fn v2_without_root_needs_the_slice() {
-        assert_eq!(decide(UNIFIED, Some(CONTROLLERS), 1000, Some(1000)), Some(Version::V2));
-        assert_eq!(decide(UNIFIED, Some(CONTROLLERS), 1000, Some(0)), None);
-        assert_eq!(decide(UNIFIED, Some(CONTROLLERS), 1000, None), None);
+        assert_eq!(
+            decide(mounted(UNIFIED), Some(CONTROLLERS), 1000, Some(1000)),
+            Some(Version::V2)
+        );
+        assert_eq!(decide(mounted(UNIFIED), Some(CONTROLLERS), 1000, Some(0)), None);
+        assert_eq!(decide(mounted(UNIFIED), Some(CONTROLLERS), 1000, None), None);
     }
 
     #[test]
     fn a_host_without_cgroups_has_no_version() {
-        assert_eq!(decide("", None, 0, None), None);
+        assert_eq!(decide(mounted(""), None, 0, None), None);
         let elsewhere = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        assert_eq!(decide(elsewhere, Some(CONTROLLERS), 0, None), None);
+        assert_eq!(decide(mounted(elsewhere), Some(CONTROLLERS), 0, None), None);
     }
 }

@@ -190,7 +190,7 @@ pub struct TaskOptions {
     /// Names or numbers of groups beside the user's own.
     pub group_add: Vec<String>,
     /// Absolute, as the task sees it. Absent or empty: the task's directory; in a tree of the task's own that of
-    /// [`crate::isolation::Account`], else `/local` if there is one, else `/`.
+    /// [`crate::isolation::Account`], else `/`.
     pub work_dir: Option<String>,
     /// The task's directory, absolute.
     pub task_dir: String,
@@ -422,7 +422,7 @@ impl TaskPlan {
         let additions = paths.additions(&view, &account, &denied_environment, &runs_as, user.is_some());
         let environment = additions.around(environment);
         environment.check()?;
-        let work_dir = said(work_dir).unwrap_or_else(|| paths.default_work_dir(&view, account.work_dir));
+        let work_dir = said(work_dir).unwrap_or_else(|| paths.default_work_dir(account.work_dir));
         work_dir::check(&view, Path::new(&work_dir), &runs_as)?;
         let path = paths.lookup(&view, &command, environment.get("PATH"), &runs_as)?;
         command::check(&view, &path, Path::new(&work_dir), &runs_as)?;

@@ -90,16 +90,12 @@ impl Paths<'_> {
         }
     }
 
-    pub(super) fn default_work_dir(&self, view: &View, account: Option<String>) -> String {
+    pub(super) fn default_work_dir(&self, account: Option<String>) -> String {
         match self.tree {
             Tree::Host => self.task_dir.to_string_lossy().into_owned(),
-            // Where the built-in's tasks start.
+            // Where the built-in's tasks start: jobs name their files `local/x`.
             Tree::TaskDir => "/".to_owned(),
-            Tree::Own => match account {
-                Some(dir) => dir,
-                None if is_dir(view, "/local") => "/local".to_owned(),
-                None => "/".to_owned(),
-            },
+            Tree::Own => account.unwrap_or_else(|| "/".to_owned()),
         }
     }
 

@@ -337,7 +337,7 @@ fn an_image_starts_in_its_own_directory() {
         let plan = host.image(|options| change(options));
         plan.map(|plan| plan.work_dir).map_err(|error| error.to_string())
     };
-    assert_eq!(work_dir(&|_| ()), Ok("/local".into()));
+    assert_eq!(work_dir(&|_| ()), Ok("/".into()));
     assert_eq!(
         work_dir(&|options| options.isolation.account.work_dir = Some("/root".into())),
         Ok("/root".into())
