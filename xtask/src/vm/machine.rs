@@ -11,7 +11,7 @@ use crate::step;
 
 const QEMU: &str = "qemu-system-x86_64";
 
-/// How long all tests may take, in minutes; they take two.
+/// How long all tests may take, in minutes; they take six.
 const LIMIT_MINUTES: u32 = 30;
 
 /// How many lines of the kernel's are shown when the VM has ended badly.
