@@ -54,7 +54,9 @@ impl TaskScope {
         // Nothing to kill is the usual case, and what cannot be killed shows in what cannot be removed.
         _ = holdfast_cgroup::kill(&self.scope.kill, self.scope.version);
         self.scope.remove()?;
-        for dir in self.scope.shared.iter().chain(&self.scope.join) {
+        // The executor makes some below the parent that this agent does not know of.
+        let all = self.scope.clone().with_io().with_devices();
+        for dir in all.shared.iter().chain(&all.join) {
             let below_parent = |dir: &Path| dir.components().any(|part| part.as_os_str() == self.parent.as_str());
             for dir in dir.ancestors().take_while(|dir| below_parent(dir)) {
                 // The executor of the task may be on its way out.

@@ -209,6 +209,33 @@ fn a_batch_job_is_run_with_its_output_and_ends_with_code_0() {
     assert_eq!(host.records(), 0);
 }
 
+/// Needs root.
+#[test]
+fn an_isolated_task_leaves_no_cgroup_in_any_hierarchy() {
+    let cgroups = || -> Vec<PathBuf> {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let below = |dir: PathBuf| {
+            fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+        };
+        hierarchies
+            .flat_map(|hierarchy| below(hierarchy.path()))
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                name.starts_with("holdfast-agent-") && name.trim_end_matches(".slice").ends_with(".alone")
+            })
+            .collect()
+    };
+    let host = Host::new();
+    let output = host.run(&job("batch", &[("alone", "hostname", "")]).replace("raw_exec", "holdfast"));
+    let text = text(&output);
+    assert!(text.contains("==> summary: alone exited with code 0"), "{text}");
+    assert_eq!(cgroups(), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_task_that_fails_is_restarted_by_its_policy_and_its_code_is_the_jobs() {
     let host = Host::new();
