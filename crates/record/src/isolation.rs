@@ -110,6 +110,24 @@ pub struct Entry {
     pub what: What,
 }
 
+impl Entry {
+    /// Something of the host that must be there.
+    pub fn bind(target: PathBuf, source: PathBuf, read_only: bool, propagation: Propagation) -> Self {
+        Self {
+            target,
+            what: What::Bind {
+                source,
+                flags: MountFlags {
+                    read_only,
+                    ..MountFlags::default()
+                },
+                propagation,
+                optional: false,
+            },
+        }
+    }
+}
+
 /// What an [`Entry`] is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -19,9 +19,6 @@ use super::task::InvalidTaskOptions;
 use super::words;
 use crate::plugin_name::{PluginName, Profile};
 
-/// Permission bits of a tmpfs whose job names none, as docker(1) has it.
-const TMPFS_MODE: u32 = 0o1777;
-
 /// What the task is to share with its host and what not, with the operator's word where the job says nothing. Nothing is looked up
 /// yet.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -268,7 +265,7 @@ fn mount(mut block: Values) -> Result<Entry, InvalidTaskOptions> {
             }
             What::Tmpfs {
                 bytes: size.map(|size| tmpfs_size(&size)).transpose().map_err(wrong)?,
-                mode: TMPFS_MODE,
+                mode: TmpfsOption::USUAL_MODE,
                 uid: 0,
                 gid: 0,
                 flags,
@@ -284,18 +281,11 @@ fn tmpfs(text: &str) -> Result<TmpfsOption, InvalidTaskOptions> {
     let (path, options) = text.split_once(':').unwrap_or((text, ""));
     let target = target("tmpfs", Some(path.to_owned()))?;
     let wrong = |why: String| InvalidTaskOptions::value(format_args!("tmpfs {text:?}: {why}"));
-    let mut tmpfs = TmpfsOption {
-        target,
-        bytes: None,
-        mode: TMPFS_MODE,
-    };
+    let mut tmpfs = TmpfsOption::at(target);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
             Some(("size", size)) => tmpfs.bytes = Some(tmpfs_size(size).map_err(wrong)?),
-            Some(("mode", mode)) => {
-                let bits = u32::from_str_radix(mode, 8).ok().filter(|bits| *bits <= 0o7777);
-                tmpfs.mode = bits.ok_or_else(|| wrong(format!("mode {mode:?} is not an octal number up to 7777")))?;
-            }
+            Some(("mode", mode)) => tmpfs.set_mode(mode).map_err(wrong)?,
             None if matches!(option, "rw" | "nosuid" | "nodev") => {}
             _ => {
                 return Err(wrong(format!(
@@ -334,19 +324,12 @@ fn device(mut block: Values) -> Result<DeviceOption, InvalidTaskOptions> {
 
 /// A device with the permissions that a job or the agent writes, of `r`, `w` and `m` (cgroup-v1/devices.rst).
 pub fn device_option(host: PathBuf, target: PathBuf, permissions: &str) -> Result<DeviceOption, String> {
-    if permissions.is_empty() || permissions.chars().any(|letter| !"rwm".contains(letter)) {
-        return Err(format!(
-            "device {}: permissions {permissions:?} are not of the letters r, w and m",
-            host.display()
-        ));
-    }
-    Ok(DeviceOption {
-        host,
-        target,
-        read: permissions.contains('r'),
-        write: permissions.contains('w'),
-        mknod: permissions.contains('m'),
-    })
+    let wrong = format!(
+        "device {}: permissions {permissions:?} are not of the letters r, w and m",
+        host.display()
+    );
+    let device = DeviceOption::with_permissions(host, target, permissions);
+    device.filter(|_| !permissions.is_empty()).ok_or(wrong)
 }
 
 /// A path in the task's tree or of the host, not the root itself.

@@ -2,6 +2,8 @@
 
 use holdfast_sandbox::capability;
 
+use holdfast_sandbox::isolation::USUAL_HOST_PATHS;
+
 use crate::plugin_name::{PluginName, Profile};
 
 /// Where an option is written.
@@ -145,19 +147,6 @@ impl Row {
         Row { profiles, ..self }
     }
 }
-
-/// What the agent copies into a chroot where its `chroot_env` does not say otherwise (client/config/config.go).
-const USUAL_HOST_PATHS: &[&str] = &[
-    "/bin",
-    "/etc",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/run/resolvconf",
-    "/run/systemd/resolve",
-    "/sbin",
-    "/usr",
-];
 
 const MOUNT: &[Part] = &[
     part("type", Kind::Text),

@@ -1,6 +1,7 @@
 //! Options whose values are one of a few words.
 
 use holdfast_record::{Overflow, Propagation, SeccompProfile, UserNamespace};
+use holdfast_sandbox::isolation::propagation_of;
 
 /// Who collects what tasks write (plugin option `log_collection`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,14 +66,13 @@ pub fn keyring(value: &str) -> Result<bool, UnknownWord> {
     )
 }
 
-/// `propagation`, in the agent's words for its volumes (nomad/structs/volumes.go).
+/// See [`propagation_of`].
 pub fn propagation(value: &str) -> Result<Propagation, UnknownWord> {
-    let words = [
-        ("private", Propagation::Private),
-        ("host-to-task", Propagation::Slave),
-        ("bidirectional", Propagation::Shared),
-    ];
-    word("propagation", value, &words, "private, host-to-task and bidirectional")
+    propagation_of(value).ok_or_else(|| UnknownWord {
+        option: "propagation",
+        value: value.to_owned(),
+        known: "private, host-to-task and bidirectional",
+    })
 }
 
 fn word<T: Copy>(

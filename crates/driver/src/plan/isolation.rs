@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
-use holdfast_record::{CapabilitySets, Confinement, Entry, MountFlags, Unveiled, What};
+use holdfast_record::{CapabilitySets, Confinement, Entry, Unveiled, What};
 use holdfast_sandbox::capability::{self, Convention, Set};
 use holdfast_sandbox::etc::{self, Dns, HostEtc, Network};
 use holdfast_sandbox::isolation::{Account, DeviceOption, IsolationMode, RootOption};
@@ -286,18 +286,8 @@ fn volume_entry(volume: Mount) -> Result<Entry, Failure> {
         "" => Ok(holdfast_record::Propagation::Private),
         word => propagation(word).map_err(|e| invalid(format_args!("volume at {task_path:?}: {e}"))),
     }?;
-    Ok(Entry {
-        target: target(&task_path, "volume")?,
-        what: What::Bind {
-            source: source(&host_path, "volume")?,
-            flags: MountFlags {
-                read_only: readonly,
-                ..MountFlags::default()
-            },
-            propagation,
-            optional: false,
-        },
-    })
+    let (target, source) = (target(&task_path, "volume")?, source(&host_path, "volume")?);
+    Ok(Entry::bind(target, source, readonly, propagation))
 }
 
 /// A device that a plugin of the agent has reserved.

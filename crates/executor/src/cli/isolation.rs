@@ -6,29 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_cgroup::MemoryMax;
-use holdfast_record::{
-    CapabilitySets, Confinement, Entry, MountFlags, Propagation, SeccompProfile, Unveiled, UserNamespace, What,
-};
+use holdfast_record::{CapabilitySets, Confinement, Entry, Propagation, SeccompProfile, Unveiled, UserNamespace};
 use holdfast_sandbox::Resolver;
 use holdfast_sandbox::capability::{self, Convention};
-use holdfast_sandbox::isolation::{DeviceOption, IsolationMode, IsolationOptions, Modes, RootOption, TmpfsOption};
+use holdfast_sandbox::isolation::{
+    DeviceOption, IsolationMode, IsolationOptions, Modes, RootOption, TmpfsOption, USUAL_HOST_PATHS,
+};
 use holdfast_sandbox::limits::parse_size;
 use holdfast_sandbox::unveil;
-
-/// What the driver shows of the host unless its operator says otherwise.
-const HOST_PATHS: [&str; 9] = [
-    "/bin",
-    "/etc",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/run/resolvconf",
-    "/run/systemd/resolve",
-    "/sbin",
-    "/usr",
-];
-/// Permission bits of a tmpfs, as docker(1) has them.
-const TMPFS_MODE: u32 = 0o1777;
 
 /// With `--rootfs` what else is not said is as in a job of the driver holdfast, apart from the user; without it, as outside.
 #[derive(Debug, Default, Args)]
@@ -243,7 +228,7 @@ pub fn require_root(options: &IsolationOptions) -> Result<()> {
 fn root(text: &str) -> Result<RootOption, String> {
     match text {
         "" => Err("expected host, minimal or a directory".to_owned()),
-        "host" => Ok(RootOption::Host(HOST_PATHS.map(PathBuf::from).into())),
+        "host" => Ok(RootOption::Host(USUAL_HOST_PATHS.iter().map(PathBuf::from).collect())),
         "minimal" => Ok(RootOption::Minimal),
         path => Ok(RootOption::Layers(vec![absolute(path)?])),
     }
@@ -270,34 +255,21 @@ fn mount(text: &str) -> Result<Entry, String> {
         [source, at, "ro"] => (source, at, true),
         _ => return Err("expected SRC:DST or SRC:DST:ro".to_owned()),
     };
-    Ok(Entry {
-        target: target(at)?,
-        what: What::Bind {
-            source: absolute(source)?,
-            flags: MountFlags {
-                read_only,
-                ..MountFlags::default()
-            },
-            propagation: Propagation::Private,
-            optional: false,
-        },
-    })
+    Ok(Entry::bind(
+        target(at)?,
+        absolute(source)?,
+        read_only,
+        Propagation::Private,
+    ))
 }
 
 fn tmpfs(text: &str) -> Result<TmpfsOption, String> {
     let (path, options) = text.split_once(':').unwrap_or((text, ""));
-    let mut tmpfs = TmpfsOption {
-        target: target(path)?,
-        bytes: None,
-        mode: TMPFS_MODE,
-    };
+    let mut tmpfs = TmpfsOption::at(target(path)?);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
             Some(("size", size)) => tmpfs.bytes = Some(bytes(size)?),
-            Some(("mode", mode)) => {
-                let bits = u32::from_str_radix(mode, 8).ok().filter(|bits| *bits <= 0o7777);
-                tmpfs.mode = bits.ok_or_else(|| format!("mode {mode:?} is not an octal number up to 7777"))?;
-            }
+            Some(("mode", mode)) => tmpfs.set_mode(mode)?,
             _ => return Err(format!("{option:?} is neither size=SIZE nor mode=OCTAL")),
         }
     }
@@ -322,13 +294,8 @@ fn device(text: &str) -> Result<DeviceOption, String> {
         [host, at, permissions] if is_permissions(permissions) => (host, at, permissions),
         _ => return Err("expected SRC, SRC:DST, SRC:rwm or SRC:DST:rwm".to_owned()),
     };
-    Ok(DeviceOption {
-        host: target(host)?,
-        target: target(at)?,
-        read: permissions.contains('r'),
-        write: permissions.contains('w'),
-        mknod: permissions.contains('m'),
-    })
+    let device = DeviceOption::with_permissions(target(host)?, target(at)?, permissions);
+    device.ok_or_else(|| format!("{permissions:?} are not of the letters r, w and m"))
 }
 
 fn mode(text: &str) -> Result<IsolationMode, String> {
@@ -363,6 +330,8 @@ fn unveiled(text: &str) -> Result<Unveiled, String> {
 mod tests {
     use clap::Parser;
     use holdfast_sandbox::capability::Set;
+
+    use holdfast_record::What;
 
     use super::*;
 

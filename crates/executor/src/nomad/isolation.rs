@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use holdfast_record::{CapabilitySets, Confinement, Entry, MountFlags, Propagation, What};
+use holdfast_record::{CapabilitySets, Confinement, Entry, Propagation};
 use holdfast_sandbox::capability::{self, CapabilityError, Convention, Set};
-use holdfast_sandbox::isolation::{DeviceOption, IsolationMode, IsolationOptions, Modes, RootOption};
+use holdfast_sandbox::isolation::{DeviceOption, IsolationMode, IsolationOptions, Modes, RootOption, propagation_of};
 use holdfast_wire::nomad_driver::{Device, Mount};
 
 /// The user by whose very name the built-in tells root from others.
@@ -100,28 +100,16 @@ fn entry(mount: Mount) -> Result<Entry, AskedError> {
         selinux_label: _,
     } = mount;
     let propagation = match propagation_mode.as_str() {
-        "" | "private" => Propagation::Private,
-        "host-to-task" => Propagation::Slave,
-        "bidirectional" => Propagation::Shared,
-        mode => {
-            return Err(AskedError::Propagation {
-                target: task_path,
-                mode: mode.to_owned(),
-            });
-        }
+        "" => Some(Propagation::Private),
+        word => propagation_of(word),
     };
-    Ok(Entry {
-        target: PathBuf::from(task_path),
-        what: What::Bind {
-            source: PathBuf::from(host_path),
-            flags: MountFlags {
-                read_only: readonly,
-                ..MountFlags::default()
-            },
-            propagation,
-            optional: false,
-        },
-    })
+    let Some(propagation) = propagation else {
+        return Err(AskedError::Propagation {
+            target: task_path,
+            mode: propagation_mode,
+        });
+    };
+    Ok(Entry::bind(task_path.into(), host_path.into(), readonly, propagation))
 }
 
 fn device(device: Device) -> Result<DeviceOption, AskedError> {
@@ -130,23 +118,18 @@ fn device(device: Device) -> Result<DeviceOption, AskedError> {
         host_path,
         cgroup_permissions: permissions,
     } = device;
-    if permissions.chars().any(|letter| !"rwm".contains(letter)) {
-        return Err(AskedError::Permissions {
+    DeviceOption::with_permissions(PathBuf::from(&host_path), task_path.into(), &permissions).ok_or(
+        AskedError::Permissions {
             path: host_path,
             permissions,
-        });
-    }
-    Ok(DeviceOption {
-        host: PathBuf::from(host_path),
-        target: PathBuf::from(task_path),
-        read: permissions.contains('r'),
-        write: permissions.contains('w'),
-        mknod: permissions.contains('m'),
-    })
+        },
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use holdfast_record::What;
+
     use super::*;
 
     fn asked() -> Asked<'static> {

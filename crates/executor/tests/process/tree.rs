@@ -4,35 +4,14 @@ use std::path::PathBuf;
 
 use holdfast_executor::client::Peer;
 use holdfast_record::{
-    CapabilitySets, Confinement, Entry, Isolation, MountFlags, Namespaces, Propagation, Root, RootBase, SeccompProfile,
-    Status, Unveiled, UserNamespace, What,
+    CapabilitySets, Confinement, Isolation, MountFlags, Namespaces, Root, RootBase, SeccompProfile, Status, Unveiled,
+    UserNamespace, What,
 };
 use holdfast_wire::executor_v1::{Credentials, ExecRequest, TaskSpec};
 
 use crate::host::{Host, eventually, left};
+use crate::isolation::{bind, entry};
 use crate::stop::{kill_now, stop};
-
-pub fn entry(target: &str, what: What) -> Entry {
-    Entry {
-        target: target.into(),
-        what,
-    }
-}
-
-pub fn bind(source: impl Into<PathBuf>, target: &str, read_only: bool) -> Entry {
-    entry(
-        target,
-        What::Bind {
-            source: source.into(),
-            flags: MountFlags {
-                read_only,
-                ..MountFlags::default()
-            },
-            propagation: Propagation::Private,
-            optional: false,
-        },
-    )
-}
 
 /// The host's programs, read-only, and everything else of its own.
 pub fn host_view() -> Isolation {
@@ -41,7 +20,7 @@ pub fn host_view() -> Isolation {
         let path = PathBuf::from("/").join(name);
         match std::fs::read_link(&path) {
             Ok(to) => entries.push(entry(path.to_str().unwrap(), What::Link { to })),
-            Err(_) if path.exists() => entries.push(bind(&path, path.to_str().unwrap(), true)),
+            Err(_) if path.exists() => entries.push(entry(path.to_str().unwrap(), bind(&path, true))),
             Err(_) => {}
         }
     }

@@ -12,7 +12,9 @@ mod view;
 
 pub use error::{IsolationError, NoPlaceReason, PathFault};
 pub use mode::{IsolationMode, IsolationModeError};
-pub use options::{Account, DeviceOption, IsolationOptions, Modes, RootOption, TmpfsOption};
+pub use options::{
+    Account, DeviceOption, IsolationOptions, Modes, RootOption, TmpfsOption, USUAL_HOST_PATHS, propagation_of,
+};
 pub use resolve::{Resolved, Surroundings, resolve};
 pub use view::{FileKind, Found, View};
 pub(crate) use view::{MAX_LINKS, Origin, components};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use holdfast_record::{Confinement, Entry, UserNamespace};
+use holdfast_record::{Confinement, Entry, Propagation, UserNamespace};
 
 use super::IsolationMode;
 
@@ -34,6 +34,29 @@ pub struct IsolationOptions {
     pub confinement: Confinement,
     /// Variables and the like that an image brings, under those of the agent and the job.
     pub account: Account,
+}
+
+/// What [`RootOption::Host`] shows unless somebody says otherwise: what the agent copies into a chroot (client/config/config.go).
+pub const USUAL_HOST_PATHS: &[&str] = &[
+    "/bin",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/run/resolvconf",
+    "/run/systemd/resolve",
+    "/sbin",
+    "/usr",
+];
+
+/// The agent's words for what becomes of later mounts in a volume (nomad/structs/volumes.go); `None`: it is none of them.
+pub fn propagation_of(word: &str) -> Option<Propagation> {
+    match word {
+        "private" => Some(Propagation::Private),
+        "host-to-task" => Some(Propagation::Slave),
+        "bidirectional" => Some(Propagation::Shared),
+        _ => None,
+    }
 }
 
 /// What the task sees as `/`.
@@ -90,6 +113,27 @@ pub struct TmpfsOption {
     pub mode: u32,
 }
 
+impl TmpfsOption {
+    /// For everybody to write, as docker(1) has it.
+    pub const USUAL_MODE: u32 = 0o1777;
+
+    /// Of the usual mode, until another is said.
+    pub fn at(target: PathBuf) -> Self {
+        Self {
+            target,
+            bytes: None,
+            mode: Self::USUAL_MODE,
+        }
+    }
+
+    /// Permission bits in octal; the error says what is wrong with them.
+    pub fn set_mode(&mut self, text: &str) -> Result<(), String> {
+        let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777);
+        self.mode = bits.ok_or_else(|| format!("mode {text:?} is not an octal number up to 7777"))?;
+        Ok(())
+    }
+}
+
 /// A device of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceOption {
@@ -103,6 +147,19 @@ pub struct DeviceOption {
     pub write: bool,
     /// Make nodes.
     pub mknod: bool,
+}
+
+impl DeviceOption {
+    /// With the permissions that are written, of the letters `r`, `w` and `m` (cgroup-v1/devices.rst); `None`: there is another letter.
+    pub fn with_permissions(host: PathBuf, target: PathBuf, permissions: &str) -> Option<Self> {
+        permissions.chars().all(|letter| "rwm".contains(letter)).then(|| Self {
+            host,
+            target,
+            read: permissions.contains('r'),
+            write: permissions.contains('w'),
+            mknod: permissions.contains('m'),
+        })
+    }
 }
 
 /// What stands in the place of options that a job does not write.

@@ -13,6 +13,7 @@ use holdfast_sys::spawn::Steps;
 use super::NamedSteps;
 use crate::host::RootMount;
 
+/// These four have the same numbers in mount(2) and, as MOUNT_ATTR_, in mount_setattr(2) (linux/mount.h).
 const MS_RDONLY: u64 = 1;
 const MS_NOSUID: u64 = 2;
 const MS_NODEV: u64 = 4;
@@ -21,10 +22,6 @@ const MS_REC: u64 = 0x4000;
 const MS_PRIVATE: u64 = 1 << 18;
 const MS_SLAVE: u64 = 1 << 19;
 const MS_SHARED: u64 = 1 << 20;
-const ATTR_RDONLY: u64 = 1;
-const ATTR_NOSUID: u64 = 2;
-const ATTR_NODEV: u64 = 4;
-const ATTR_NOEXEC: u64 = 8;
 /// Above every descriptor that an init or session has.
 const FIRST_COPY: i32 = 64;
 /// What a task's processes look for to know their limits; the others of v1 would only cost time.
@@ -227,7 +224,7 @@ impl NamedSteps {
                 Propagation::Shared => MS_SHARED,
             };
             named = named.then(shown(source), |steps| {
-                steps.open_tree(source, number, attributes(*flags), propagation)
+                steps.open_tree(source, number, mount_flags(*flags), propagation)
             });
             copies.push(Some(Copy {
                 number,
@@ -256,7 +253,7 @@ impl NamedSteps {
             }
             let number = number_of(taken + index)?;
             let path = place.join(index.to_string());
-            let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+            let attributes = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
             named = named
                 .then(shown(target), |steps| steps.write_file(&path, content.as_bytes()))
                 .then(shown(target), |steps| {
@@ -485,21 +482,6 @@ fn number_of(index: usize) -> Result<i32, TreeError> {
     }
 }
 
-fn attributes(flags: MountFlags) -> u64 {
-    let MountFlags {
-        read_only,
-        no_suid,
-        no_dev,
-        no_exec,
-    } = flags;
-    sum([
-        (read_only, ATTR_RDONLY),
-        (no_suid, ATTR_NOSUID),
-        (no_dev, ATTR_NODEV),
-        (no_exec, ATTR_NOEXEC),
-    ])
-}
-
 fn mount_flags(flags: MountFlags) -> u64 {
     let MountFlags {
         read_only,
@@ -507,19 +489,15 @@ fn mount_flags(flags: MountFlags) -> u64 {
         no_dev,
         no_exec,
     } = flags;
-    sum([
+    [
         (read_only, MS_RDONLY),
         (no_suid, MS_NOSUID),
         (no_dev, MS_NODEV),
         (no_exec, MS_NOEXEC),
-    ])
-}
-
-fn sum(flags: [(bool, u64); 4]) -> u64 {
-    flags
-        .into_iter()
-        .filter_map(|(is_set, flag)| is_set.then_some(flag))
-        .sum()
+    ]
+    .into_iter()
+    .filter_map(|(is_set, flag)| is_set.then_some(flag))
+    .sum()
 }
 
 /// Options of overlayfs; a comma or colon in a path would end it.
