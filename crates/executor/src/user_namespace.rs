@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use holdfast_record::{CredentialsRecord, PlanRecord, UserNamespace as Ids};
 use holdfast_sys::socket::pipe;
-use holdfast_sys::spawn::{self, Birthplace, Steps};
+use holdfast_sys::spawn::{self, Birthplace, Spawned, Steps};
 
 /// A user namespace that is held open.
 #[derive(Debug)]
@@ -19,17 +19,9 @@ impl UserNamespace {
         let Ids::KeepId = ids;
         let own = CredentialsRecord::default();
         let CredentialsRecord { uid, gid, groups } = plan.credentials.as_ref().unwrap_or(&own);
-        let (gate, release) = pipe()?;
-        // It waits at the gate for something that never comes, and leaves with the pipe.
-        let mut steps = Steps::new().not_dumpable().gate(gate.as_raw_fd());
-        let birthplace = Birthplace {
-            new_namespaces: libc::CLONE_NEWUSER,
-            ..Birthplace::default()
-        };
-        let child = spawn::spawn(&mut steps, birthplace)?;
+        let (child, _release) = waiting_child(libc::CLONE_NEWUSER)?;
         let made = Self::of(child.pid, *uid, *gid, groups);
         let _ = child.pidfd.send_signal(libc::SIGKILL);
-        drop(release);
         made
     }
 
@@ -48,5 +40,42 @@ impl UserNamespace {
     /// By which another process of this host can open it.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
+    }
+}
+
+/// A child in new namespaces that does nothing. It leaves when what is returned beside it is closed, as by this process's death.
+fn waiting_child(new_namespaces: i32) -> io::Result<(Spawned, OwnedFd)> {
+    let (gate, release) = pipe()?;
+    let mut steps = Steps::new()
+        .not_dumpable()
+        // It executes nothing, so that its own copy of the writing end would keep it waiting for ever.
+        .duplicate(gate.as_raw_fd(), release.as_raw_fd())
+        .gate(gate.as_raw_fd());
+    let birthplace = Birthplace {
+        new_namespaces,
+        ..Birthplace::default()
+    };
+    Ok((spawn::spawn(&mut steps, birthplace)?, release))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn the_child_that_holds_a_namespace_leaves_with_its_maker() {
+        let (child, release) = waiting_child(0).unwrap();
+        assert!(!child.pidfd.has_exited().unwrap());
+        drop(release);
+        let until = Instant::now() + Duration::from_secs(30);
+        while child.pidfd.wait().unwrap().is_none() {
+            if Instant::now() > until {
+                child.pidfd.send_signal(libc::SIGKILL).unwrap();
+                panic!("it still waits");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
