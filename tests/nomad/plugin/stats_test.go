@@ -120,17 +120,21 @@ func TestABurnerUsesOneCoreAndTheTicksFollow_T5(t *testing.T) {
 	samples, err := h.Driver.TaskStats(context.Background(), task.ID, 500*time.Millisecond)
 	must.NoError(t, err)
 	var best *cstructs.CpuStats
+	var user float64
 	for range 10 {
 		sample, open := <-samples
 		must.True(t, open)
-		if cpu := sample.ResourceUsage.CpuStats; best == nil || cpu.Percent > best.Percent {
+		cpu := sample.ResourceUsage.CpuStats
+		if best == nil || cpu.Percent > best.Percent {
 			best = cpu
 		}
+		user = max(user, cpu.UserMode)
 	}
 	// A loaded host gives less than a core, never more than the clock's grain above it.
 	must.Between(t, 5, best.Percent, 130, must.Sprintf("%+v", best))
 	must.Positive(t, best.TotalTicks)
-	must.Positive(t, best.UserMode)
+	// The kernel counts user time at its ticks: on a loaded host a single sample may have met none.
+	must.Positive(t, user)
 	h.destroy(task)
 }
 
