@@ -164,9 +164,9 @@ async fn clone_and_release(
     init_program: &Path,
 ) -> Result<Launched, LaunchError> {
     let mut task = task;
-    let mut warnings = apply_limits(scope.as_ref(), &task.limits, task.strict_limits)?;
+    // Before somebody makes device nodes there, who must not meet rules that are half written.
     restrict_devices(scope.as_ref(), task.plan.isolation.devices.as_deref())?;
-    warnings.extend(task::reach(&mut task.plan));
+    let mut warnings = task::reach(&mut task.plan);
     let owner = task
         .plan
         .credentials
@@ -233,7 +233,8 @@ async fn clone_and_release(
         main: None,
     };
     drop((init_report, gate, exit, plan));
-    // While the init comes up. The main process waits behind the gate, so that nothing is counted of it yet.
+    // While the main process builds its tree. It waits behind the gate, so that nothing is counted of it yet, and no limit comes late.
+    let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
     let watch = scope.as_ref().and_then(watch);
     let baseline = Baseline {
         oom_kills: scope
@@ -251,6 +252,15 @@ async fn clone_and_release(
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
+    match limited {
+        Ok(refused) => warnings.extend(refused),
+        Err(e) => {
+            // The main process leaves, and its cgroups with it once it is reaped.
+            drop(release);
+            early_end(&events, init, dir, &steps).await;
+            return Err(e);
+        }
+    }
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
         // A main process whose steps have failed is gone by now, and the init tells which.
@@ -382,7 +392,6 @@ fn apply_limits(
     Ok(refusals)
 }
 
-/// Before the first process is in the cgroup.
 fn restrict_devices(scope: Option<&Scope>, rules: Option<&[DeviceRule]>) -> Result<(), LaunchError> {
     let Some(scope) = scope else { return Ok(()) };
     let done = match rules {
