@@ -12,6 +12,7 @@ use crate::launch::{self, LaunchError, open_fifo};
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
+use crate::spool::Spool;
 use crate::task;
 
 /// A task to go on with.
@@ -77,11 +78,11 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
     let events = open_fifo(dir, names::EVENTS)?;
     let events = Registered::new(events, Interest::READABLE).map_err(io("watching the init"))?;
     let mut streams = Vec::new();
-    for (name, output) in [
-        (names::STDOUT, &record.plan.stdout),
-        (names::STDERR, &record.plan.stderr),
+    for (channel, output) in [
+        ((names::STDOUT, names::STDOUT_SPOOL), &record.plan.stdout),
+        ((names::STDERR, names::STDERR_SPOOL), &record.plan.stderr),
     ] {
-        streams.extend(stream(dir, name, output)?);
+        streams.extend(stream(dir, channel, output)?);
     }
     let pump = Pump::start(streams).map_err(io("starting the pump"))?;
     let scope = task::scope_of(&record.plan.placement);
@@ -102,7 +103,11 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
 }
 
 /// A log folder that is gone must not keep the task from having an executor: its output is then read and thrown away, and said so.
-fn stream(dir: &SupervisionDir, name: &str, output: &OutputRecord) -> Result<Option<Stream>, AdoptError> {
+fn stream(
+    dir: &SupervisionDir,
+    (name, spool): (&str, &str),
+    output: &OutputRecord,
+) -> Result<Option<Stream>, AdoptError> {
     let sink = match Sink::open(output) {
         Ok(None) => return Ok(None),
         Ok(Some(sink)) => sink,
@@ -120,6 +125,10 @@ fn stream(dir: &SupervisionDir, name: &str, output: &OutputRecord) -> Result<Opt
     };
     Ok(Some(Stream {
         source: open_fifo(dir, name)?,
+        spool: Spool::open(dir, spool).map_err(|source| AdoptError::Io {
+            what: "opening the spool of the output",
+            source,
+        })?,
         sink,
     }))
 }

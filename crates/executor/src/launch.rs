@@ -31,6 +31,7 @@ use tokio::io::Interest;
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
+use crate::spool::Spool;
 use crate::task::{self, Task, TaskError};
 use crate::user_namespace::UserNamespace;
 
@@ -172,8 +173,8 @@ async fn clone_and_release(
         .credentials
         .as_ref()
         .map(|credentials| (credentials.uid, credentials.gid));
-    let stdout = Channel::make(dir, names::STDOUT, &task.plan.stdout, owner)?;
-    let stderr = Channel::make(dir, names::STDERR, &task.plan.stderr, owner)?;
+    let stdout = Channel::make(dir, (names::STDOUT, names::STDOUT_SPOOL), &task.plan.stdout, owner)?;
+    let stderr = Channel::make(dir, (names::STDERR, names::STDERR_SPOOL), &task.plan.stderr, owner)?;
     let exit = prefilled_exit(dir)?;
     let events = make_fifo(dir, names::EVENTS)?;
     let (gate, release) = preparing("making the gate", pipe())?;
@@ -224,6 +225,8 @@ async fn clone_and_release(
             (&events, fd::EVENTS),
             (&gate, fd::GATE),
             (&init_report, fd::REPORT),
+            (&stdout.spool, fd::STDOUT_SPOOL),
+            (&stderr.spool, fd::STDERR_SPOOL),
         ],
         unified.as_ref(),
         &task.plan,
@@ -428,13 +431,15 @@ fn device_rule(rule: DeviceRule) -> holdfast_cgroup::DeviceRule {
 struct Channel {
     /// What the init holds and the main process inherits.
     fifo: OwnedFd,
+    /// What the init holds beside it.
+    spool: OwnedFd,
     sink: Option<Sink>,
 }
 
 impl Channel {
     fn make(
         dir: &SupervisionDir,
-        name: &str,
+        (name, spool): (&str, &str),
         output: &OutputRecord,
         owner: Option<(u32, u32)>,
     ) -> Result<Self, LaunchError> {
@@ -444,8 +449,10 @@ impl Channel {
         })?;
         if sink.is_none() {
             let null = File::options().read(true).write(true).open("/dev/null");
+            let null: OwnedFd = preparing("opening /dev/null", null)?.into();
             return Ok(Self {
-                fifo: preparing("opening /dev/null", null)?.into(),
+                spool: preparing("duplicating a descriptor", null.try_clone())?,
+                fifo: null,
                 sink,
             });
         }
@@ -456,7 +463,8 @@ impl Channel {
         }
         // The task's own writes block as on any pipe.
         preparing(format!("opening {name}"), readiness::set_nonblocking(&fifo, false))?;
-        Ok(Self { fifo, sink })
+        let spool = make_fifo(dir, spool)?;
+        Ok(Self { fifo, spool, sink })
     }
 
     fn stream(self) -> Result<Option<Stream>, LaunchError> {
@@ -469,6 +477,7 @@ impl Channel {
             .open(PathBuf::from(format!("/proc/self/fd/{}", self.fifo.as_raw_fd())));
         Ok(Some(Stream {
             source: preparing("opening the output FIFO", own)?.into(),
+            spool: preparing("preparing the spool", Spool::of(self.spool))?,
             sink,
         }))
     }

@@ -36,6 +36,10 @@ pub mod names {
     pub const STDOUT: &str = "stdout";
     /// FIFO, owned by the task's user.
     pub const STDERR: &str = "stderr";
+    /// FIFO between [`STDOUT`] and the log: what was taken off the one and is not in the other.
+    pub const STDOUT_SPOOL: &str = "stdout.spool";
+    /// The same behind [`STDERR`].
+    pub const STDERR_SPOOL: &str = "stderr.spool";
     /// FIFO on which init tells what happened.
     pub const EVENTS: &str = "events";
     /// The executor's socket, 0600.

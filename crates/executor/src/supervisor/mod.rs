@@ -773,10 +773,15 @@ impl Supervisor {
         let started_at_ms = living.record.started_at_ms;
         let mut result = TaskResult::new(status, main_oom_killed, started_at_ms, finished_at_ms);
         result.timed_out = living.record.stop.as_ref().is_some_and(|stop| stop.timed_out);
-        if are_left {
-            self.hand_over_output(living).await;
-        }
+        let drain = if are_left {
+            self.hand_over_output(living).await
+        } else {
+            None
+        };
         self.write_result(living, &result).await;
+        if let Some(drain) = drain {
+            drain.go_on(&self.dir);
+        }
         if let Some((init, _)) = living.init.take() {
             let _ = init.send_signal(libc::SIGKILL);
         }
@@ -790,12 +795,13 @@ impl Supervisor {
 
     /// What is left goes on without an executor, in the cgroups that are its own now; what it writes is collected by another process,
     /// which removes them in the end.
-    async fn hand_over_output(&self, living: &Living) {
+    async fn hand_over_output(&self, living: &Living) -> Option<drain::Drain> {
         log::line("what the main process has left goes on");
         let started = drain::start(Path::new(drain::SELF), &self.dir, &living.plan, &living.pump).await;
-        if let Err(e) = started {
+        started.unwrap_or_else(|e| {
             log::line(&e.to_string());
-        }
+            None
+        })
     }
 
     /// Output that did not reach its sink, with the sums of all so far. What is still on its way is not lost if somebody goes on
