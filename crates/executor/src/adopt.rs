@@ -4,6 +4,7 @@ use std::io;
 
 use holdfast_cgroup::SessionScope;
 use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
@@ -73,8 +74,10 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
     if record.boot_id != holdfast_record::boot_id().map_err(io("reading the boot id"))? {
         return Err(AdoptError::OtherBoot(folder()));
     }
+    point::reached(Point::AdoptionRead);
     let main = record.main.open().map_err(io("opening the main process"))?;
     let init = record.init.open().map_err(io("opening the init"))?;
+    point::reached(Point::AdoptionFound);
     let events = open_fifo(dir, names::EVENTS)?;
     let events = Registered::new(events, Interest::READABLE).map_err(io("watching the init"))?;
     let mut streams = Vec::new();
@@ -85,12 +88,14 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
         streams.extend(stream(dir, channel, output)?);
     }
     let pump = Pump::start(streams).map_err(io("starting the pump"))?;
+    point::reached(Point::AdoptionPumping);
     let scope = task::scope_of(&record.plan.placement);
     if let Some(scope) = &scope {
         end_sessions(scope);
     }
     record.executor = ProcessIdentity::of_self().map_err(io("identifying the executor"))?;
     dir.write_record(&record)?;
+    point::reached(Point::AdoptionRecorded);
     Ok(Adopted {
         record,
         main,

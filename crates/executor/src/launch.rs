@@ -21,6 +21,7 @@ use holdfast_sandbox::host::RootMount;
 use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::{self, Registered};
 use holdfast_sys::socket::{message_pair, pipe, receive_with_descriptor};
@@ -149,6 +150,7 @@ pub async fn launch(
         scope.make()?;
         task.plan.placement.scope_inode = scope.inode();
     }
+    point::reached(Point::CgroupsMade);
     let launched = clone_and_release(dir, task, scope.clone(), init_program).await;
     if launched.is_err()
         && let Some(scope) = scope
@@ -175,8 +177,10 @@ async fn clone_and_release(
         .map(|credentials| (credentials.uid, credentials.gid));
     let stdout = Channel::make(dir, (names::STDOUT, names::STDOUT_SPOOL), &task.plan.stdout, owner)?;
     let stderr = Channel::make(dir, (names::STDERR, names::STDERR_SPOOL), &task.plan.stderr, owner)?;
+    point::reached(Point::OutputMade);
     let exit = prefilled_exit(dir)?;
     let events = make_fifo(dir, names::EVENTS)?;
+    point::reached(Point::ExitPrefilled);
     let (gate, release) = preparing("making the gate", pipe())?;
     let (report, init_report) = preparing("making a socket pair", message_pair())?;
     let unified = match &scope {
@@ -236,8 +240,10 @@ async fn clone_and_release(
         main: None,
     };
     drop((init_report, gate, exit, plan));
+    point::reached(Point::InitCloned);
     // While the main process builds its tree. It waits behind the gate, so that nothing is counted of it yet, and no limit comes late.
     let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
+    point::reached(Point::LimitsSet);
     let watch = scope.as_ref().and_then(watch);
     let baseline = Baseline {
         oom_kills: scope
@@ -253,6 +259,7 @@ async fn clone_and_release(
     let pump = preparing("starting the pump", Pump::start(streams))?;
     let (pid, main) = cloned(report, dir, &steps).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
+    point::reached(Point::MainCloned);
     let init = unreleased.init.as_ref().expect("it was put there above");
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     match limited {
@@ -273,6 +280,7 @@ async fn clone_and_release(
         Event::Started | Event::Exited => {}
         Event::NotStarted => return Err(not_started(dir, &steps)),
     }
+    point::reached(Point::StartHeard);
     let init = unreleased.init.take().expect("it was put there above");
     unreleased.main = None;
     Ok(Launched {
@@ -345,7 +353,9 @@ fn record_and_release(
         extra: holdfast_record::Extra::new(),
     };
     dir.write_record(&record)?;
+    point::reached(Point::LaunchRecorded);
     preparing("releasing the main process", readiness::write(release, &[1]))?;
+    point::reached(Point::MainReleased);
     Ok((record, task.env))
 }
 
@@ -619,9 +629,19 @@ fn spawn_init(
         steps = steps.duplicate(copy.as_raw_fd(), number);
         held.push(copy);
     }
+    let points = point::folder();
+    if let Some(folder) = points {
+        let copy = above(folder)?;
+        steps = steps.duplicate(copy.as_raw_fd(), fd::CRASH_POINTS);
+        held.push(copy);
+    }
     let mut arguments = vec!["holdfast-init"];
     arguments.extend(cgroup.map(|_| protocol::INTO_CGROUP));
-    let first_closed = if cgroup.is_some() { fd::CGROUP + 1 } else { fd::CGROUP };
+    let first_closed = match cgroup {
+        _ if points.is_some() => fd::CRASH_POINTS + 1,
+        Some(_) => fd::CGROUP + 1,
+        None => fd::CGROUP,
+    };
     // All that is the task's own is the init's then, and sessions find it there.
     let network = plan.network_namespace.as_ref().filter(|_| namespaces != 0);
     if let Some(path) = network {

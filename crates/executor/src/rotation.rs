@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use holdfast_sys::file::open_beneath;
+use holdfast_sys::point::{self, Point};
 use rustix::fs::{AtFlags, statat, unlinkat};
 
 use crate::beneath::{self, FileIdentity};
@@ -158,6 +159,7 @@ impl RotatedFiles {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        point::reached(Point::RotationDue);
         let next = if self.current.index < LAST {
             Current::open(&self.directory, &self.prefix, self.current.index + 1)
         } else {
@@ -172,7 +174,10 @@ impl RotatedFiles {
             }
             Err(e) => return Err(e),
         }
-        self.remove_oldest()
+        point::reached(Point::RotationOpened);
+        self.remove_oldest()?;
+        point::reached(Point::RotationDone);
+        Ok(())
     }
 
     fn remove_oldest(&self) -> io::Result<()> {

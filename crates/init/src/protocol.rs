@@ -22,6 +22,8 @@ pub mod fd {
     pub const STDERR_SPOOL: i32 = 11;
     /// The cgroup (v2) into which the main process is cloned, where the plan says so.
     pub const CGROUP: i32 = 12;
+    /// In debug builds, if a test asked for it: the folder of crash points (see [`crate::point`]).
+    pub const CRASH_POINTS: i32 = 13;
     /// Opened by the main process itself, and closed by its exec: the user namespace that it joins.
     pub const USER_NAMESPACE: i32 = 61;
 }
