@@ -274,7 +274,7 @@ async fn clone_and_release(
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
         // A main process whose steps have failed is gone by now, and the init tells which.
-        Err(e) => return Err(early_end(&events, init, dir, &steps).await.unwrap_or(e)),
+        Err(e) => return Err(early_end(&events, init, &main, dir, &steps).await.unwrap_or(e)),
     };
     match first_event(&events, init).await? {
         Event::Started | Event::Exited => {}
@@ -359,9 +359,18 @@ fn record_and_release(
     Ok((record, task.env))
 }
 
-/// The step that failed, if the init tells one soon.
-async fn early_end(events: &Registered, init: &PidFd, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
-    let event = tokio::time::timeout(Duration::from_secs(1), first_event(events, init)).await;
+/// The step that failed, if one did: the main process is dead then, and the init is about to tell which, however loaded the host is.
+async fn early_end(
+    events: &Registered,
+    init: &PidFd,
+    main: &PidFd,
+    dir: &SupervisionDir,
+    steps: &NamedSteps,
+) -> Option<LaunchError> {
+    if !main.has_exited().unwrap_or(true) {
+        return None;
+    }
+    let event = tokio::time::timeout(START_BOUND, first_event(events, init)).await;
     matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
 }
 
