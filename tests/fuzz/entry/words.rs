@@ -17,7 +17,7 @@ pub fn run(data: &[u8]) {
     let _ = checked(ending::parse_stragglers(text));
     let _ = checked(ending::parse_exit_type(text));
     let _ = checked(unveil::parse("unveil", text));
-    let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+    let words: Vec<String> = text.split(',').map(str::to_owned).collect();
     if let Ok(steps) = checked(ending::parse_kill_sequence(&words)) {
         assert!(steps.len() <= words.len());
     }
