@@ -15,10 +15,9 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::durable::{self, Durability};
+use crate::extra::{self, Format};
 use crate::{Intent, Notices, ProcessIdentity, RECORD_VERSION, Record, RecordError, TaskResult, Told};
 
 /// The files of a supervision directory.
@@ -302,17 +301,17 @@ impl SupervisionDir {
         }
     }
 
-    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RecordError> {
+    fn read_json<T: Format>(&self, name: &str) -> Result<Option<T>, RecordError> {
         let Some(content) = self.read(name)? else {
             return Ok(None);
         };
         parse(&content, &self.path.join(name)).map(Some)
     }
 
-    fn write_json<T: Serialize>(&self, name: &str, value: &T, durability: Durability) -> Result<(), RecordError> {
+    fn write_json<T: Format>(&self, name: &str, value: &T, durability: Durability) -> Result<(), RecordError> {
         let path = || self.path.join(name);
         self.check()?;
-        let mut content = serde_json::to_vec(value).map_err(|e| RecordError::Io {
+        let mut content = extra::write(value).map_err(|e| RecordError::Io {
             action: "encode",
             path: path(),
             source: e.into(),
@@ -338,7 +337,7 @@ impl AsFd for SupervisionDir {
 }
 
 /// One JSON object with a version that this program understands.
-fn parse<T: DeserializeOwned>(content: &[u8], path: &Path) -> Result<T, RecordError> {
+fn parse<T: Format>(content: &[u8], path: &Path) -> Result<T, RecordError> {
     let malformed = |reason: String| RecordError::Malformed {
         path: path.to_owned(),
         reason,
@@ -357,7 +356,7 @@ fn parse<T: DeserializeOwned>(content: &[u8], path: &Path) -> Result<T, RecordEr
         }
         Some(_) => {}
     }
-    serde_json::from_value(value).map_err(|e| malformed(e.to_string()))
+    extra::read(&value).map_err(|e| malformed(e.to_string()))
 }
 
 /// First half of a folder's name: the task of an alloc.
