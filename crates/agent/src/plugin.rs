@@ -7,7 +7,9 @@ use crate::schema;
 use crate::store::Store;
 use anyhow::{Context as _, bail};
 use holdfast_goplugin::Handshake;
-use holdfast_goplugin::host::{self, LogSink, PluginCommand};
+use holdfast_goplugin::host::{self, ConnectError, LogSink, PluginCommand, ReattachConfig, ReattachError};
+use holdfast_sys::process::PidFd;
+use holdfast_sys::readiness::Registered;
 use holdfast_wire::hclspec::Spec;
 use holdfast_wire::nomad_base::base_plugin_client::BasePluginClient;
 use holdfast_wire::nomad_base::{
@@ -31,6 +33,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -461,7 +464,7 @@ impl Plugin {
             return Ok(false);
         }
         let pid = i32::try_from(process.pid())?;
-        match holdfast_sys::process::PidFd::open(pid).and_then(|pidfd| pidfd.send_signal(SIGKILL)) {
+        match PidFd::open(pid).and_then(|pidfd| pidfd.send_signal(SIGKILL)) {
             Err(_) if process.has_exited().is_some() => Ok(false),
             result => result
                 .map(|()| true)
@@ -482,9 +485,16 @@ fn remove_socket(process: &host::Plugin) {
 
 async fn reattach(settings: &Settings, store: &Store) -> Option<(host::Plugin, Connection)> {
     let record = store.plugin(&settings.name).ok()??;
-    let process = host::Plugin::reattach(&record, &HANDSHAKE, settings.log.clone())
-        .await
-        .ok()?;
+    let process = match host::Plugin::reattach(&record, &HANDSHAKE, settings.log.clone()).await {
+        Ok(process) => process,
+        Err(error) => {
+            if is_dead(&record, &error).await {
+                // It was killed while no agent was there to remove what it could not.
+                _ = std::fs::remove_file(&record.socket);
+            }
+            return None;
+        }
+    };
     match configure(settings, store, &process, 1).await {
         Ok(connection) => {
             settings.voice.say(format_args!(
@@ -504,6 +514,32 @@ async fn reattach(settings: &Settings, store: &Store) -> Option<(host::Plugin, C
             _ = process.kill().await;
             None
         }
+    }
+}
+
+/// Whether a driver that cannot be found again is dead, rather than not well.
+async fn is_dead(record: &ReattachConfig, error: &ReattachError) -> bool {
+    match error {
+        ReattachError::Gone { .. } => true,
+        // Nobody listens any more, though its process may not have been reaped.
+        ReattachError::Connect {
+            source: ConnectError::Socket { .. },
+            ..
+        } => true,
+        // It may be dying just now.
+        ReattachError::Connect {
+            source: ConnectError::Transport { .. },
+            ..
+        }
+        | ReattachError::Health { .. } => {
+            let exited = async {
+                let pidfd = PidFd::open(i32::try_from(record.pid).ok()?).ok()?;
+                let registered = Registered::new(pidfd.into(), Interest::READABLE).ok()?;
+                registered.readable().await.ok()
+            };
+            timeout(DEATH_SHOWS_WITHIN, exited).await.is_ok()
+        }
+        ReattachError::Connect { .. } | ReattachError::Process { .. } | ReattachError::Version { .. } => false,
     }
 }
 

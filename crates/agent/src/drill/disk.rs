@@ -1,7 +1,7 @@
 //! Disks that are full, and one that hangs.
 
 use super::NotPossible;
-use super::stage::{GUARD, Stage, Wanted, eventually, lives};
+use super::stage::{GUARD, Stage, Wanted, Witness, eventually, lives};
 use super::witness::Part;
 use anyhow::{Context as _, bail};
 use std::fs;
@@ -164,7 +164,7 @@ async fn logs_full(stage: &Rc<Stage>) -> anyhow::Result<()> {
 }
 
 /// How many lines there are once no more are written.
-async fn stands_still(witness: &super::stage::Witness) -> anyhow::Result<u64> {
+async fn stands_still(witness: &Witness) -> anyhow::Result<u64> {
     let mut before = None;
     let mut same = 0;
     eventually("a task that waits", GUARD, || {
@@ -181,7 +181,7 @@ async fn stands_still(witness: &super::stage::Witness) -> anyhow::Result<u64> {
     .await
 }
 
-/// The exit code comes through though there is no room for any record.
+/// There is no room for any record: what ends meanwhile is told truly as soon as there is, whoever was killed.
 async fn state_full(stage: &Rc<Stage>) -> anyhow::Result<()> {
     let state_dir = stage.state_dir();
     let disk = Disk::small(&state_dir, 64 << 10)?;
@@ -192,13 +192,13 @@ async fn state_full(stage: &Rc<Stage>) -> anyhow::Result<()> {
             ..Part::default()
         })
         .await?;
-    let unseen = stage
+    let stopped = stage
         .begin(Part {
             code: 9,
             ..Part::default()
         })
         .await?;
-    let stopped = stage
+    let unseen = stage
         .begin(Part {
             code: 10,
             ..Part::default()
@@ -207,39 +207,44 @@ async fn state_full(stage: &Rc<Stage>) -> anyhow::Result<()> {
     let filler = disk.fill()?;
     stage.timeline.act("the disk of the records is full");
     ends.tell_to_end()?;
-    let end = stage.end_of(&ends).await?;
-    stage.timeline.check(
-        format_args!(
-            "{} {}, which is told without room for a record",
-            ends.run,
-            end.describe()
-        ),
-        stage.violations(&ends, &end, Wanted::Code)?,
-    );
-    stage.stop(&stopped).await?;
-    let end = stage.end_of(&stopped).await?;
-    stage.timeline.check(
-        format_args!("{} is stopped", stopped.run),
-        stage.violations(&stopped, &end, Wanted::Stopped)?,
-    );
+    dies(&ends).await?;
+    stage.timeline.act(format_args!("{} has ended", ends.run));
+    let plugin = stage.plugin()?;
+    // Whether it waits for room is not asked here.
+    let stopping = plugin.stop_task(stopped.task_id(), GUARD, "SIGTERM");
+    tokio::select! {
+        stopped = stopping => stopped.map_err(|status| anyhow::anyhow!("the stop failed: {}", status.message()))?,
+        dead = dies(&stopped) => dead?,
+    }
+    stage
+        .timeline
+        .kept(format_args!("{} is stopped without room for a record", stopped.run));
+    let told = tokio::time::timeout(Duration::from_millis(500), plugin.wait_task(ends.task_id())).await;
+    match told {
+        Err(_) => stage
+            .timeline
+            .kept("no end is told that is not on disk, and none is made up"),
+        Ok(_) => {
+            let end = stage.end_of(&ends).await?;
+            let violations = stage.violations(&ends, &end, Wanted::Code)?;
+            stage.timeline.check(
+                format_args!("{} {}, which is told at once", ends.run, end.describe()),
+                violations,
+            );
+        }
+    }
     let (_, pidfd) = unseen.executor()?.context("the task has no executor")?;
     stage.down().await?;
     super::processes::kill(&pidfd)?;
     unseen.tell_to_end()?;
-    eventually("the end of the main process", GUARD, || {
-        Ok(match lives(unseen.main())? {
-            true => Err(format!("main process {} lives", unseen.main().pid)),
-            false => Ok(()),
-        })
-    })
-    .await?;
+    dies(&unseen).await?;
     stage
         .timeline
         .act(format_args!("kill -9 of driver and executor, and {} ends", unseen.run));
     fs::remove_file(filler)?;
     stage.timeline.act("there is room again");
     stage.up().await?;
-    for witness in [&ends, &unseen, &stopped] {
+    for witness in [&ends, &stopped, &unseen] {
         let recovered = stage.recover(witness).await;
         stage.timeline.check(
             format_args!("{} is recovered", witness.run),
@@ -249,15 +254,26 @@ async fn state_full(stage: &Rc<Stage>) -> anyhow::Result<()> {
         );
     }
     stage.conclude(&ends, Wanted::Code).await?;
-    stage.conclude(&unseen, Wanted::Code).await?;
     stage.conclude(&stopped, Wanted::Stopped).await?;
-    for place in [&ends.place, &unseen.place, &stopped.place] {
+    stage.conclude(&unseen, Wanted::Code).await?;
+    for place in [&ends.place, &stopped.place, &unseen.place] {
         place.remove_cgroups()?;
     }
     // The folder is in use as long as there is a driver, or an executor on its way out.
     stage.down().await?;
     drop(disk);
     Ok(())
+}
+
+/// Waits for the death of the main process.
+async fn dies(witness: &Witness) -> anyhow::Result<()> {
+    eventually("the end of the main process", GUARD, || {
+        Ok(match lives(witness.main())? {
+            true => Err(format!("main process {} lives", witness.main().pid)),
+            false => Ok(()),
+        })
+    })
+    .await
 }
 
 /// `slow-disk`

@@ -460,7 +460,7 @@ impl Stage {
         let (is_true, extent) = match wanted {
             Wanted::Code => (*end == by_itself(part.code), Extent::Whole),
             Wanted::Stopped => (*end == by_itself(part.stop_code), Extent::Whole),
-            Wanted::NoSuccess => (*end != by_itself(0), Extent::Cut),
+            Wanted::NoSuccess => (*end != by_itself(0), Extent::Torn),
         };
         if !is_true {
             let should = match wanted {

@@ -240,7 +240,7 @@ impl Storm {
         if let Err(error) = gone.await {
             self.stage.timeline.violated(format_args!("{run}: {error}"));
         }
-        let violations = Evidence::read(place.dir(), &run)?.violations(&run, Extent::Refused, None);
+        let violations = Evidence::read(place.dir(), &run)?.violations(&run, Extent::Torn, None);
         for violation in violations {
             self.stage.timeline.violated(violation);
         }
@@ -261,7 +261,7 @@ impl Storm {
     }
 
     fn kill(&self, chance: &mut Chance) -> anyhow::Result<()> {
-        let with_driver = chance.once_in(5);
+        let with_driver = chance.once_in(3);
         let executors = match chance.within(0..=9) {
             // One by its record, as a rule.
             0..=5 => 1,

@@ -69,8 +69,8 @@ pub(crate) enum Extent {
     Whole,
     /// It was killed on the way.
     Cut,
-    /// Its start failed; it may have run.
-    Refused,
+    /// It was killed together with those who collect its output, or in the middle of its start.
+    Torn,
 }
 
 /// What a run has left.
@@ -147,7 +147,7 @@ impl Evidence {
         } = self;
         let mut found = Vec::new();
         match (extent, starts.as_slice(), main) {
-            (Extent::Refused, _, _) | (Extent::Cut, [], _) => {}
+            (Extent::Torn, _, _) | (Extent::Cut, [], _) => {}
             (_, [], _) => found.push(format!("{run}: its main process never ran")),
             (_, [.., last], Some(main)) if *last == main => {}
             (_, [_], None) => {}
@@ -180,8 +180,8 @@ impl Evidence {
             }
         }
         let collected = wanted - 1;
-        // What was killed in the middle of its start owes nobody its output.
-        if collected < *written && extent != Extent::Refused {
+        // What nobody was there to collect is nobody's to keep.
+        if collected < *written && extent != Extent::Torn {
             found.push(format!(
                 "{run}: {written} lines were written, the output has {collected}"
             ));
@@ -264,7 +264,7 @@ mod tests {
             [""; 0]
         );
         let refused = Evidence::default();
-        assert_eq!(refused.violations("r1", Extent::Refused, Some(5)), [""; 0]);
+        assert_eq!(refused.violations("r1", Extent::Torn, Some(5)), [""; 0]);
     }
 
     #[test]
