@@ -267,7 +267,7 @@ async fn clone_and_release(
         Err(e) => {
             // The main process leaves, and its cgroups with it once it is reaped.
             drop(release);
-            early_end(&events, init, dir, &steps).await;
+            let _ = tokio::time::timeout(START_BOUND, first_event(&events, init)).await;
             return Err(e);
         }
     }
