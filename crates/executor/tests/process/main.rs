@@ -16,6 +16,7 @@ mod isolation_setup;
 mod launch;
 mod limits;
 mod limits_inherited;
+mod newer_peer;
 mod oom;
 mod output;
 mod output_agent;
