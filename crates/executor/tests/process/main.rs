@@ -6,6 +6,7 @@ mod commands;
 mod ending;
 mod ending_frozen;
 mod escape;
+mod full_disk;
 mod host;
 mod idle;
 mod isolation;
