@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use holdfast_init::exit::ExitRecord;
+use holdfast_sys::point::{self, Point};
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
@@ -35,6 +36,10 @@ pub mod names {
     pub const STDOUT: &str = "stdout";
     /// FIFO, owned by the task's user.
     pub const STDERR: &str = "stderr";
+    /// FIFO between [`STDOUT`] and the log: what was taken off the one and is not in the other.
+    pub const STDOUT_SPOOL: &str = "stdout.spool";
+    /// The same behind [`STDERR`].
+    pub const STDERR_SPOOL: &str = "stderr.spool";
     /// FIFO on which init tells what happened.
     pub const EVENTS: &str = "events";
     /// The executor's socket, 0600.
@@ -93,9 +98,11 @@ impl SupervisionDir {
             },
             Err(e) => return Err(RecordError::io("open", &driver_root.join(&temporary), e)),
         };
+        point::reached(Point::FolderMade);
         let placed = dir
             .write_json(names::INTENT, intent, Durability::Process)
             .and_then(|()| {
+                point::reached(Point::FolderIntended);
                 // rename(2) replaces a folder only if it is empty, and ours never is without an intent in it.
                 match renameat(&root, temporary.as_str(), &root, name.as_str()) {
                     Ok(()) => Ok(()),
@@ -270,6 +277,7 @@ impl SupervisionDir {
             Err(Errno::ENOENT) => return Ok(()),
             Err(e) => return Err(RecordError::io("remove", &self.path, e)),
         }
+        point::reached(Point::FolderUnnamed);
         remove_tree(&root, temporary.as_str()).map_err(|e| RecordError::io("remove", &self.path, e))
     }
 
@@ -490,6 +498,9 @@ pub(crate) fn remove_tree<P: ?Sized + NixPath>(parent: &OwnedFd, name: &P) -> io
             b"." | b".." => {}
             // Of whatever bytes: a task may have named it.
             _ => remove_tree(&folder, entry.file_name())?,
+        }
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            point::reached(Point::FolderHalfRemoved);
         }
     }
     match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
