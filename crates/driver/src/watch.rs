@@ -195,7 +195,10 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
     let result = TaskResult::new(status, false, record.started_at_ms, finished_at_ms);
     if let Err(e) = dir.write_result(&result) {
         tracing::warn!(task_id = record.task_id, error = %e, "cannot write the result of a task without an executor");
-        return None;
+        // The init's record is on disk, where its room was taken before the task ran: a full disk hides no end.
+        if !matches!(dir.exit(), Ok(Some(_))) {
+            return None;
+        }
     }
     Some(result.into())
 }
@@ -218,6 +221,74 @@ pub fn reap(pidfd: PidFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file system that is unmounted with the value.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        fn mount() -> Small {
+            let folder = tempfile::tempdir().unwrap();
+            nix::mount::mount(
+                Some("tmpfs"),
+                folder.path(),
+                Some("tmpfs"),
+                nix::mount::MsFlags::empty(),
+                Some("size=64k"),
+            )
+            .unwrap();
+            Small(folder)
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_hides_no_end() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        use std::os::unix::fs::FileExt as _;
+
+        let disk = Small::mount();
+        let boot_id = holdfast_record::boot_id().unwrap();
+        let intent = holdfast_record::Intent::new("a/t/1", "a", "t", "raw_exec", boot_id.clone()).unwrap();
+        let dir = SupervisionDir::create(&disk.0.path().join("raw_exec"), &intent).unwrap();
+        // No process has this number: it is above the kernel's limit.
+        let nobody = serde_json::json!({"pid": i32::MAX, "start_ticks": 1});
+        let record: Record = serde_json::from_value(serde_json::json!({
+            "version": 1, "task_id": "a/t/1", "alloc_id": "a", "task_name": "t", "boot_id": boot_id.as_str(),
+            "started_at_ms": 5, "executor": nobody, "init": nobody, "main": nobody,
+            "plan": {"command": "/bin/true", "work_dir": "/"},
+        }))
+        .unwrap();
+        drop(dir.lock().unwrap().expect("nobody holds it"));
+        let exit = std::fs::File::create(dir.path().join("exit")).unwrap();
+        exit.write_all_at(&holdfast_init::exit::PENDING, 0).unwrap();
+        let filled = std::fs::write(disk.0.path().join("filler"), vec![0; 128 << 10]);
+        assert_eq!(filled.unwrap_err().kind(), io::ErrorKind::StorageFull);
+
+        assert!(
+            ended_unseen(&dir, &record, "why").is_none(),
+            "what nobody has written down is not told"
+        );
+        let ended = holdfast_record::ExitRecord {
+            kind: holdfast_init::exit::Kind::Exited(7),
+            realtime_ns: 9_000_000,
+            boottime_ns: 0,
+        };
+        exit.write_all_at(&ended.to_bytes(), 0).unwrap();
+        let outcome = ended_unseen(&dir, &record, "why").expect("the end is on disk");
+        assert_eq!((outcome.exit_code, outcome.error, outcome.finished_at_ms), (7, None, 9));
+        assert!(dir.result().unwrap().is_none(), "the disk is full all the same");
+
+        std::fs::remove_file(disk.0.path().join("filler")).unwrap();
+        ended_unseen(&dir, &record, "why").expect("as before");
+        assert!(dir.result().unwrap().is_some());
+    }
 
     #[tokio::test]
     async fn a_process_has_exited_when_its_pidfd_is_readable() {
