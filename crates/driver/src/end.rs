@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_cgroup::Scope;
 use holdfast_executor::client::{self, Peer};
 use holdfast_record::{PlacementRecord, ProcessIdentity, Record, SupervisionDir};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::StopRequest;
 use tokio::sync::watch;
@@ -132,8 +133,10 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
         } else {
             left.request()
         };
+        point::reached(Point::StopAsked);
         match executor.stop(request).await {
             Ok(_) => {
+                point::reached(Point::StopHeard);
                 owner::ended(&mut phase).await;
                 return Ok(());
             }
@@ -352,6 +355,7 @@ async fn remove_traces(dir: SupervisionDir, with_cgroups: bool) -> Result<(), Fa
             None
         }
     };
+    point::reached(Point::DestroyBegun);
     // A cgroup leaves only when the last dying process has left it, which is waited for.
     tokio::task::spawn_blocking(move || {
         if let Some(scope) = placement.as_ref().filter(|_| with_cgroups).and_then(scope_of)
@@ -359,6 +363,7 @@ async fn remove_traces(dir: SupervisionDir, with_cgroups: bool) -> Result<(), Fa
         {
             tracing::warn!(error = %e, "a cgroup of the task is left");
         }
+        point::reached(Point::DestroyedCgroups);
         dir.remove().map_err(Failure::last)
     })
     .await

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_executor::client::{self, Peer, StartMode};
 use holdfast_record::{Record, RecordError, SupervisionDir, TaskResult};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{CommitRequest, EquipRequest};
 use tokio::time::Instant;
@@ -78,6 +79,7 @@ pub async fn take_over(
     let Some(record) = dir.record().map_err(text)? else {
         return Ok(Found::NeverStarted);
     };
+    point::reached(Point::AdoptionDecided);
     let adopting = async {
         let launcher = driver.launcher().map_err(text)?;
         launcher
@@ -109,6 +111,9 @@ async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], ad
         mut executor,
         ..
     } = peer;
+    if adopted {
+        point::reached(Point::AdoptionIdentified);
+    }
     let talk = async {
         if identity.wants_environment {
             executor
@@ -125,6 +130,9 @@ async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], ad
     };
     let talked = talk.await;
     drop(executor);
+    if adopted {
+        point::reached(Point::AdoptionDone);
+    }
     let looked = dir
         .result()
         .and_then(|result| Ok((result, dir.record()?)))

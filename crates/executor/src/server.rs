@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use holdfast_record::{SupervisionDir, names};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::{process, socket};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -79,6 +80,7 @@ pub fn listen(dir: &SupervisionDir) -> io::Result<UnixListener> {
     let path = dir.path().join(&temporary);
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(dir.socket_address(&temporary))?;
+    point::reached(Point::SocketBound);
     std::fs::rename(&path, dir.path().join(names::SOCKET))?;
     Ok(listener)
 }
