@@ -346,10 +346,15 @@ fn record_and_release(
     Ok((record, task.env))
 }
 
-/// The step that failed, if the init tells one soon.
+/// The step that failed, if the init tells one soon, or that the init died: the kernel then kills a main process in a PID namespace of
+/// its own.
 async fn early_end(events: &Registered, init: &PidFd, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
     let event = tokio::time::timeout(Duration::from_secs(1), first_event(events, init)).await;
-    matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
+    match event {
+        Ok(Ok(Event::NotStarted)) => Some(not_started(dir, steps)),
+        Ok(Err(e @ LaunchError::Init(_))) => Some(e),
+        _ => None,
+    }
 }
 
 /// Kills what a failed launch has cloned.
