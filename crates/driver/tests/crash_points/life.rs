@@ -114,7 +114,9 @@ impl Driver {
 
 #[derive(Serialize)]
 struct PluginBlock {
-    enabled: bool,
+    /// In profiles that are off without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enabled: Option<bool>,
     state_dir: String,
     executor_path: String,
     log_max_files: u32,
@@ -388,7 +390,7 @@ impl Life {
             }
         };
         let block = PluginBlock {
-            enabled: true,
+            enabled: (!self.case.scenario.is_isolated()).then_some(true),
             state_dir: self.folder.state().display().to_string(),
             executor_path: driver.with_file_name("holdfast-executor").display().to_string(),
             log_max_files: 2,
