@@ -16,7 +16,10 @@ pub fn found(
     descriptors: &[String],
 ) -> Vec<String> {
     let mut leaks = Vec::new();
-    let processes = processes::of(folder.path());
+    let mut processes = processes::of(folder, driver);
+    if processes.len() < 2 {
+        processes = processes::everywhere(folder.path());
+    }
     leaks.extend(
         processes
             .iter()
