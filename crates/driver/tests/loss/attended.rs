@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::host::{Host, dir, kill_executor, lives, record, state, until};
+use crate::host::{Host, dir, kill_executor, lives, record, until};
 
 const OBEDIENT: &str = "trap 'echo asked; exit 0' INT; echo ready; while :; do sleep 0.05; done";
 const SOON: &[(&str, &str)] = &[("on_agent_exit", "stop_after=500ms")];
@@ -68,11 +68,8 @@ async fn a_driver_that_recovers_the_task_in_time_attends() {
 #[tokio::test]
 async fn a_driver_whose_agent_is_gone_attends_to_nothing_until_the_next_one_comes_p7() {
     let host = Host::new();
-    let mut driver = host.driver().await;
     let task = host.task("main", OBEDIENT, LATER);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
-    let left = driver.abandon();
+    let (left, handle) = host.agent_that_dies(&task, Duration::ZERO);
     assert!(lives(i32::try_from(left.pid).unwrap()));
     until("that time runs", || record(&handle).unattended_until_boot_ms).await;
     // An executor that dies meanwhile is replaced by one that is told the same.
@@ -98,13 +95,8 @@ async fn a_driver_whose_agent_is_gone_attends_to_nothing_until_the_next_one_come
 #[tokio::test]
 async fn a_task_that_must_not_be_alone_is_stopped_though_only_its_agent_died() {
     let host = Host::new();
-    let mut driver = host.driver().await;
     let task = host.task("main", OBEDIENT, SOON);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(lives(state(&handle).main.pid), "while an agent is there no time runs");
-    let left = driver.abandon();
+    let (left, handle) = host.agent_that_dies(&task, Duration::from_secs(1));
     let result = until("the result", || dir(&handle).result().unwrap()).await;
     assert!(result.unattended);
     let mut driver = host.reattach(&left).await;

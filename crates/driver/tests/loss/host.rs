@@ -145,14 +145,6 @@ impl Driver {
         pidfd.send_signal(SIGKILL).unwrap();
         until("the driver's end", || pidfd.has_exited().unwrap().then_some(())).await;
     }
-
-    /// What an agent that dies leaves behind: the driver, and where to find it.
-    pub fn abandon(self) -> ReattachConfig {
-        let Driver { plugin, client } = self;
-        let config = plugin.reattach_config();
-        drop((plugin, client));
-        config
-    }
 }
 
 impl Host {
@@ -162,7 +154,7 @@ impl Host {
         for name in ["holdfast-driver", "holdfast-executor"] {
             fs::copy(programs().join(name), folder.path().join(name)).unwrap();
         }
-        for name in ["state", "alloc", "alloc/task", "alloc/logs"] {
+        for name in ["state", "alloc", "alloc/logs"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let script =
@@ -213,6 +205,30 @@ impl Host {
         Driver::of(plugin)
     }
 
+    /// An agent that starts a task and dies, all its connections with it; the driver is left.
+    pub fn agent_that_dies(&self, task: &TaskConfig, lives_for: Duration) -> (ReattachConfig, TaskHandle) {
+        let live = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut driver = self.driver().await;
+                let handle = driver.start(task).await.unwrap();
+                self.says(&task.name, "ready").await;
+                tokio::time::sleep(lives_for).await;
+                assert_eq!(
+                    dir(&handle).result().unwrap(),
+                    None,
+                    "while an agent is there no time runs"
+                );
+                (driver.plugin.reattach_config(), handle)
+            })
+        };
+        // A thread of its own: a runtime is not to be ended within another one.
+        std::thread::scope(|scope| scope.spawn(live).join().unwrap())
+    }
+
     /// Another agent finds the driver that one before it has left.
     pub async fn reattach(&self, config: &ReattachConfig) -> Driver {
         Driver::of(
@@ -224,6 +240,7 @@ impl Host {
 
     /// A task of this script; options beside the command.
     pub fn task(&self, name: &str, script: &str, options: &[(&str, &str)]) -> TaskConfig {
+        fs::create_dir_all(self.path(&format!("alloc/{name}"))).unwrap();
         let mut block = std::collections::BTreeMap::new();
         block.insert("command", serde_json::json!("/bin/sh"));
         block.insert("args", serde_json::json!(["-c", script]));

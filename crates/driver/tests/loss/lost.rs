@@ -55,14 +55,8 @@ async fn an_exit_that_the_init_recorded_is_told_though_the_executor_was_lost_w2(
     host.says("main", "ready").await;
     driver.kill().await;
     kill_executor(&handle).await;
-    fs::write(host.path("alloc/main/go"), "")
-        .or_else(|_| fs::write(host.path("alloc/task/go"), ""))
-        .unwrap();
+    fs::write(host.path("alloc/main/go"), "").unwrap();
     let main = state(&handle).main.pid;
-    let cwd = fs::read_link(format!("/proc/{main}/cwd"));
-    if let Ok(cwd) = cwd {
-        let _ = fs::write(cwd.join("go"), "");
-    }
     until("the end of the task", || (!lives(main)).then_some(())).await;
     let mut driver = host.driver().await;
     driver.recover(&handle).await.unwrap();

@@ -55,7 +55,7 @@ async fn both_programs_may_be_replaced_under_a_load_of_starts() {
 #[tokio::test]
 async fn what_is_left_of_an_earlier_incarnation_is_ended_before_the_next_one_starts() {
     let host = Host::new();
-    let script = "trap '' TERM INT; (setsid sleep 1000 &); echo ready; while :; do sleep 0.05; done";
+    let script = "trap '' TERM INT; setsid sleep 1000 & echo ready; while :; do sleep 0.05; done";
     for left in ["executor", "no executor", "no main process"] {
         let mut first = host.driver().await;
         let old = host.task("main", script, &[]);
