@@ -15,7 +15,19 @@ fn main() {
     println!("cargo:rerun-if-changed={}", init.display());
     let library = out.join("libholdfast_init.rlib");
     let program = out.join("holdfast-init");
-    let common = ["--edition=2024", "-Cpanic=abort", "-Copt-level=z", "--cap-lints=allow"];
+    // What the tests need of it (see `point.rs`), without the checks that only bloat it.
+    let assertions = match env::var("PROFILE").as_deref() {
+        Ok("debug") => "-Cdebug-assertions=on",
+        _ => "-Cdebug-assertions=off",
+    };
+    let common = [
+        "--edition=2024",
+        "-Cpanic=abort",
+        "-Copt-level=z",
+        "-Coverflow-checks=off",
+        assertions,
+        "--cap-lints=allow",
+    ];
     rustc(&common, |rustc| {
         rustc
             .args(["--crate-type=rlib", "--crate-name=holdfast_init", "-o"])

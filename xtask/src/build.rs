@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{root, setup, step};
 
@@ -68,9 +68,25 @@ fn install(package: &str, folder: &Path, embedded: Option<&Path>) -> Result<Path
         command.env(EMBED, executor);
     }
     step::run(&format!("building {package} (release, static)"), &mut command)?;
+    let built = built_in.join(TARGET).join("release").join(package);
+    forbid_crash_points(&built)?;
     let installed = folder.join(package);
-    replace(&built_in.join(TARGET).join("release").join(package), &installed)?;
+    replace(&built, &installed)?;
     Ok(installed)
+}
+
+/// What stops a process at a point of a test's choice must not be in what is released.
+fn forbid_crash_points(program: &Path) -> Result<()> {
+    const VARIABLE: &[u8] = b"HOLDFAST_CRASH_POINTS";
+    let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let may_begin = content.iter().enumerate().filter(|(_, byte)| **byte == VARIABLE[0]);
+    if may_begin.into_iter().any(|(at, _)| content[at..].starts_with(VARIABLE)) {
+        bail!(
+            "{} has crash points: it was built with debug assertions",
+            program.display()
+        );
+    }
+    Ok(())
 }
 
 /// cargo, as it was called to run this program.
@@ -107,6 +123,16 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_program_with_crash_points_is_not_released() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fs::write(&program, b"HOLD\0HOLDFAST_CRASH\0").unwrap();
+        forbid_crash_points(&program).unwrap();
+        fs::write(&program, b"\0HHOLDFAST_CRASH_POINTS\0").unwrap();
+        assert!(forbid_crash_points(&program).is_err());
+    }
 
     #[test]
     fn a_running_program_is_replaced_and_an_equal_one_left_alone() {

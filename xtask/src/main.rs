@@ -8,6 +8,7 @@ use clap::Parser;
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod go;
 mod proto;
 mod setup;
@@ -31,6 +32,8 @@ enum Verb {
     Test(test::Test),
     /// Run tests in a VM with cgroup v2, every controller and every capability.
     Vm(vm::Vm),
+    /// Run the fuzz targets.
+    Fuzz(fuzz::Fuzz),
     /// Measure our driver beside Nomad's.
     Bench(bench::Bench),
 }
@@ -54,6 +57,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Demo(verb) => verb.run(),
         Verb::Test(verb) => return verb.run(),
         Verb::Vm(verb) => return verb.run(),
+        Verb::Fuzz(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
     }
     .map(|()| ExitCode::SUCCESS)

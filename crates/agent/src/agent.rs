@@ -1,16 +1,17 @@
 //! The agent: one job, its allocations, and the signals that end it.
 
 use crate::alloc_dir::AllocDir;
-use crate::console;
+use crate::console::{self, Voice};
 use crate::host::Host;
 use crate::id;
 use crate::jobfile::{FileError, Group, Job, JobType, Kind, PluginConfigs, Problem, Task};
 use crate::lifecycle::{Action, Flow, Progress, Urgency};
-use crate::plugin::{Plugin, Settings};
+use crate::plugin::{Launch, Plugin, Settings};
 use crate::schema::SchemaError;
 use crate::store::{Ended, Store, TaskRecord};
 use crate::task::{Alloc, Report, Runner, task_config};
 use anyhow::{Context as _, bail};
+use holdfast_goplugin::host::{LogEntry, LogSink};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle, TaskState};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -143,7 +144,9 @@ async fn start_plugins(
             config: configs.get(name).cloned(),
             defaults,
             topology: shared.host.topology(),
-            log_level,
+            launch: Launch::default(),
+            log: log_sink(name, log_level),
+            voice: Voice::console(),
         };
         match Plugin::start(settings, shared.store.clone()).await {
             Ok(plugin) => plugins.insert(name.to_owned(), plugin),
@@ -156,6 +159,27 @@ async fn start_plugins(
         };
     }
     Ok(plugins)
+}
+
+/// Prints a driver's log as far as it is severe enough.
+fn log_sink(name: &str, least: Level) -> LogSink {
+    let name = name.to_owned();
+    LogSink::new(move |entry: LogEntry| {
+        // In tracing, what is more severe is less.
+        if entry.level <= least {
+            let fields: Vec<String> = entry
+                .fields
+                .iter()
+                .map(|(key, value)| format!(" {key}={value}"))
+                .collect();
+            console::say(format_args!(
+                "driver {name}: [{}] {}{}",
+                entry.level,
+                entry.message,
+                fields.concat()
+            ));
+        }
+    })
 }
 
 async fn run_job(

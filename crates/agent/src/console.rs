@@ -1,6 +1,8 @@
 //! What the agent prints: its own lines, and the tasks' output line by line.
 
+use std::fmt;
 use std::io::Write;
+use std::rc::Rc;
 
 /// Which of a task's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,32 @@ impl Stream {
 /// Prints one line of the agent's own. A reader that went away is no reason to end the job.
 pub(crate) fn say(text: impl std::fmt::Display) {
     _ = writeln!(std::io::stderr().lock(), "==> {text}");
+}
+
+/// To whom the parts say what happens that can be at work for an agent or for a drill.
+#[derive(Clone)]
+pub(crate) struct Voice(Rc<dyn Fn(&dyn fmt::Display)>);
+
+impl Voice {
+    /// Says it on the console.
+    pub(crate) fn console() -> Voice {
+        Voice::to(|text| say(text))
+    }
+
+    /// Hands each line to `listener`.
+    pub(crate) fn to(listener: impl Fn(&dyn fmt::Display) + 'static) -> Voice {
+        Voice(Rc::new(listener))
+    }
+
+    pub(crate) fn say(&self, text: impl fmt::Display) {
+        (self.0)(&text);
+    }
+}
+
+impl fmt::Debug for Voice {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Voice")
+    }
 }
 
 /// Prints one line of a task's output under the task's name. `line` has no newline.

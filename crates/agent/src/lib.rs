@@ -11,6 +11,7 @@ mod agent;
 mod alloc_dir;
 pub mod cli;
 mod console;
+mod drill;
 pub mod environment;
 mod hooks;
 mod host;

@@ -1,13 +1,15 @@
 //! The driver as a plugin process: launched, configured, watched, and mended when it dies.
 
-use crate::console;
+use crate::console::{self, Voice};
 use crate::environment::Variables;
 use crate::jobfile::{Kind, Value};
 use crate::schema;
 use crate::store::Store;
 use anyhow::{Context as _, bail};
 use holdfast_goplugin::Handshake;
-use holdfast_goplugin::host::{self, LogEntry, LogSink, PluginCommand};
+use holdfast_goplugin::host::{self, ConnectError, LogSink, PluginCommand, ReattachConfig, ReattachError};
+use holdfast_sys::process::PidFd;
+use holdfast_sys::readiness::Registered;
 use holdfast_wire::hclspec::Spec;
 use holdfast_wire::nomad_base::base_plugin_client::BasePluginClient;
 use holdfast_wire::nomad_base::{
@@ -27,13 +29,16 @@ use prost::Message as _;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tracing::Level;
 
 /// What Nomad and its plugins agree on (contract P-2).
 const HANDSHAKE: Handshake = Handshake {
@@ -53,6 +58,10 @@ const WELL_AFTER: Duration = Duration::from_secs(10);
 const LAUNCH_ATTEMPTS: u32 = 10;
 /// How long the death of a driver may take to show after a call to it broke, as in Nomad (contract I-3).
 const DEATH_SHOWS_WITHIN: Duration = Duration::from_secs(3);
+/// How many tasks are handed at a time to a driver that was launched again.
+const RECOVERIES_AT_A_TIME: usize = 16;
+
+const SIGKILL: i32 = 9;
 
 /// What a driver is launched with.
 #[derive(Debug)]
@@ -65,15 +74,43 @@ pub(crate) struct Settings {
     pub defaults: Vec<(&'static str, Kind)>,
     /// The host's processors.
     pub topology: ClientTopology,
-    /// The least severe lines of the driver's log that are printed.
-    pub log_level: Level,
+    /// How its process is started.
+    pub launch: Launch,
+    /// Where its log goes.
+    pub log: LogSink,
+    /// By which the agent tells what becomes of it.
+    pub voice: Voice,
+}
+
+/// How a driver's process is started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub program: PathBuf,
+    /// What its environment has beside the agent's.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Where its socket lies; `None`: where it chooses.
+    pub socket_dir: Option<PathBuf>,
+    /// The longest wait before one that keeps dying is launched again.
+    pub longest_backoff: Duration,
+}
+
+impl Default for Launch {
+    fn default() -> Launch {
+        Launch {
+            // The same program, whatever became of its file since.
+            program: "/proc/self/exe".into(),
+            variables: Vec::new(),
+            socket_dir: None,
+            longest_backoff: LONGEST_BACKOFF,
+        }
+    }
 }
 
 /// What a connected driver has said of itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     /// Counts launches, from 1.
-    generation: u64,
+    pub generation: u64,
     pub pid: u32,
     pub driver: DriverClient<Channel>,
     /// What its tasks' `config` must look like.
@@ -164,7 +201,7 @@ impl Plugin {
             let mut attempts = 0;
             let (new, mut connection) = loop {
                 sleep(backoff).await;
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                backoff = (backoff * 2).min(self.settings.launch.longest_backoff);
                 attempts += 1;
                 match launch(&self.settings, &self.store, generation).await {
                     Ok(launched) => break launched,
@@ -172,7 +209,7 @@ impl Plugin {
                         self.state.send_replace(State::Gone(console::in_one_line(&error)));
                         return;
                     }
-                    Err(error) => console::say(format_args!(
+                    Err(error) => self.settings.voice.say(format_args!(
                         "driver {} cannot be launched: {}",
                         self.name(),
                         console::in_one_line(&error)
@@ -180,19 +217,15 @@ impl Plugin {
                 }
             };
             *self.process.borrow_mut() = Rc::new(new);
-            let handles = self.handles.borrow().clone();
-            let mut lost = BTreeMap::new();
-            for (task_id, handle) in &handles {
-                let request = RecoverTaskRequest {
-                    task_id: task_id.clone(),
-                    handle: Some(handle.clone()),
-                };
-                if let Err(status) = connection.driver.recover_task(request).await {
-                    lost.insert(task_id.clone(), status.message().to_owned());
-                }
-            }
-            let recovered = handles.len() - lost.len();
-            console::say(format_args!(
+            let Some((recovered, lost)) = self.recover_all(&connection).await else {
+                self.settings.voice.say(format_args!(
+                    "driver died (pid {}), relaunched as pid {}, which died as well",
+                    process.pid(),
+                    connection.pid
+                ));
+                continue;
+            };
+            self.settings.voice.say(format_args!(
                 "driver died (pid {}), relaunched as pid {}, recovered {recovered} {}",
                 process.pid(),
                 connection.pid,
@@ -201,6 +234,41 @@ impl Plugin {
             connection.lost = Rc::new(lost);
             self.state.send_replace(State::Up(connection));
         }
+    }
+
+    /// Hands every task to a driver that was launched just now: how many it took, and why not the others. `None`: it died over it,
+    /// which says nothing of the tasks.
+    async fn recover_all(&self, connection: &Connection) -> Option<(usize, BTreeMap<String, String>)> {
+        let mut waiting = self.handles.borrow().clone().into_iter();
+        let (mut recovered, mut lost) = (0, BTreeMap::new());
+        let mut under_way = JoinSet::new();
+        loop {
+            while under_way.len() < RECOVERIES_AT_A_TIME
+                && let Some((task_id, handle)) = waiting.next()
+            {
+                let mut driver = connection.driver.clone();
+                under_way.spawn_local(async move {
+                    let request = RecoverTaskRequest {
+                        task_id: task_id.clone(),
+                        handle: Some(handle),
+                    };
+                    (task_id, driver.recover_task(request).await)
+                });
+            }
+            match under_way.join_next().await {
+                None => return Some((recovered, lost)),
+                Some(Ok((_, Ok(_)))) => recovered += 1,
+                Some(Ok((_, Err(status)))) if is_broken(&status) && self.dies_soon().await => return None,
+                Some(Ok((task_id, Err(status)))) => _ = lost.insert(task_id, status.message().to_owned()),
+                Some(Err(_)) => return None,
+            }
+        }
+    }
+
+    /// Whether the driver that was launched last turns out to be dead.
+    async fn dies_soon(&self) -> bool {
+        let process = self.process.borrow().clone();
+        timeout(DEATH_SHOWS_WITHIN, process.exited()).await.is_ok()
     }
 
     /// The driver as soon as it is up, of a later generation than `after`. Fails when it cannot be mended.
@@ -224,7 +292,7 @@ impl Plugin {
 
     /// Whether a call failed because the driver died, and not by the driver's own decision.
     async fn died(&self, connection: &Connection, status: &Status) -> bool {
-        if status.source().is_none() && !matches!(status.code(), Code::Unavailable | Code::Cancelled) {
+        if !is_broken(status) {
             return false;
         }
         let other = |state: &State| !matches!(state, State::Up(up) if up.generation == connection.generation);
@@ -357,8 +425,22 @@ impl Plugin {
             .call(async |mut driver| driver.destroy_task(request.clone()).await)
             .await
         {
-            console::say(format_args!("task {task_id} cannot be destroyed: {}", status.message()));
+            self.settings
+                .voice
+                .say(format_args!("task {task_id} cannot be destroyed: {}", status.message()));
         }
+    }
+
+    /// Kills the driver as whoever means no good would, and launches no other: only another agent on the same data directory brings
+    /// one up again. Returns when it is dead.
+    pub(crate) async fn kill(&self) -> anyhow::Result<()> {
+        self.stopping.set(true);
+        self.kill_process()?;
+        let process = self.process.borrow().clone();
+        process.exited().await;
+        remove_socket(&process);
+        self.state.send_replace(State::Gone("it was killed".to_owned()));
+        Ok(())
     }
 
     /// Ends the driver.
@@ -367,13 +449,33 @@ impl Plugin {
         let process = self.process.borrow().clone();
         let ended = process.kill().await;
         if let Err(error) = ended {
-            console::say(format_args!("driver {}: {error}", self.name()));
+            self.settings.voice.say(format_args!("driver {}: {error}", self.name()));
         }
         remove_socket(&process);
         if let Err(error) = self.store.remove_plugin(self.name()) {
-            console::say(format_args!("{error}"));
+            self.settings.voice.say(format_args!("{error}"));
         }
     }
+
+    /// Sends SIGKILL to the process that was launched last. False: it has ended already.
+    pub(crate) fn kill_process(&self) -> anyhow::Result<bool> {
+        let process = self.process.borrow().clone();
+        if process.has_exited().is_some() {
+            return Ok(false);
+        }
+        let pid = i32::try_from(process.pid())?;
+        match PidFd::open(pid).and_then(|pidfd| pidfd.send_signal(SIGKILL)) {
+            Err(_) if process.has_exited().is_some() => Ok(false),
+            result => result
+                .map(|()| true)
+                .with_context(|| format!("cannot kill driver process {pid}")),
+        }
+    }
+}
+
+/// Whether a call got no answer, rather than a bad one.
+fn is_broken(status: &Status) -> bool {
+    status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled)
 }
 
 /// A driver that was killed cannot remove its socket.
@@ -383,12 +485,19 @@ fn remove_socket(process: &host::Plugin) {
 
 async fn reattach(settings: &Settings, store: &Store) -> Option<(host::Plugin, Connection)> {
     let record = store.plugin(&settings.name).ok()??;
-    let process = host::Plugin::reattach(&record, &HANDSHAKE, log_sink(settings))
-        .await
-        .ok()?;
+    let process = match host::Plugin::reattach(&record, &HANDSHAKE, settings.log.clone()).await {
+        Ok(process) => process,
+        Err(error) => {
+            if is_dead(&record, &error).await {
+                // It was killed while no agent was there to remove what it could not.
+                _ = std::fs::remove_file(&record.socket);
+            }
+            return None;
+        }
+    };
     match configure(settings, store, &process, 1).await {
         Ok(connection) => {
-            console::say(format_args!(
+            settings.voice.say(format_args!(
                 "driver {} is still there, pid {}",
                 settings.name,
                 process.pid()
@@ -396,7 +505,7 @@ async fn reattach(settings: &Settings, store: &Store) -> Option<(host::Plugin, C
             Some((process, connection))
         }
         Err(error) => {
-            console::say(format_args!(
+            settings.voice.say(format_args!(
                 "driver {} with pid {} is of no use: {}",
                 settings.name,
                 process.pid(),
@@ -408,10 +517,47 @@ async fn reattach(settings: &Settings, store: &Store) -> Option<(host::Plugin, C
     }
 }
 
+/// Whether a driver that cannot be found again is dead, rather than not well.
+async fn is_dead(record: &ReattachConfig, error: &ReattachError) -> bool {
+    match error {
+        ReattachError::Gone { .. } => true,
+        // Nobody listens any more, though its process may not have been reaped.
+        ReattachError::Connect {
+            source: ConnectError::Socket { .. },
+            ..
+        } => true,
+        // It may be dying just now.
+        ReattachError::Connect {
+            source: ConnectError::Transport { .. },
+            ..
+        }
+        | ReattachError::Health { .. } => {
+            let exited = async {
+                let pidfd = PidFd::open(i32::try_from(record.pid).ok()?).ok()?;
+                let registered = Registered::new(pidfd.into(), Interest::READABLE).ok()?;
+                registered.readable().await.ok()
+            };
+            timeout(DEATH_SHOWS_WITHIN, exited).await.is_ok()
+        }
+        ReattachError::Connect { .. } | ReattachError::Process { .. } | ReattachError::Version { .. } => false,
+    }
+}
+
 async fn launch(settings: &Settings, store: &Store, generation: u64) -> anyhow::Result<(host::Plugin, Connection)> {
-    // The same program, whatever became of its file since.
-    let command = PluginCommand::new("/proc/self/exe", &HANDSHAKE).args(["--name", settings.name.as_str()]);
-    let process = command.log(log_sink(settings)).launch().await?;
+    let Launch {
+        program,
+        variables,
+        socket_dir,
+        longest_backoff: _,
+    } = &settings.launch;
+    let mut command = PluginCommand::new(program, &HANDSHAKE).args(["--name", settings.name.as_str()]);
+    for (name, value) in variables {
+        command = command.env(name, value);
+    }
+    if let Some(dir) = socket_dir {
+        command = command.socket_dir(dir);
+    }
+    let process = command.log(settings.log.clone()).launch().await?;
     let connection = async {
         store.write_plugin(&settings.name, &process.reattach_config())?;
         configure(settings, store, &process, generation).await
@@ -532,26 +678,6 @@ fn plugin_config(settings: &Settings, store: &Store, schema: &Spec) -> anyhow::R
         &variables,
     )
     .with_context(|| format!("the configuration of plugin {} is not usable", settings.name))
-}
-
-fn log_sink(settings: &Settings) -> LogSink {
-    let (name, least) = (settings.name.clone(), settings.log_level);
-    LogSink::new(move |entry: LogEntry| {
-        // In tracing, what is more severe is less.
-        if entry.level <= least {
-            let fields: Vec<String> = entry
-                .fields
-                .iter()
-                .map(|(key, value)| format!(" {key}={value}"))
-                .collect();
-            console::say(format_args!(
-                "driver {name}: [{}] {}{}",
-                entry.level,
-                entry.message,
-                fields.concat()
-            ));
-        }
-    })
 }
 
 /// Whether a failed start may succeed another time: the status' first detail says so (contract S-2).

@@ -410,7 +410,8 @@ impl Hierarchies {
     /// The controller's hierarchy by the agent's path, unless it is absent or was added under another name.
     fn add(&mut self, root: &Path, controller: &str) -> Option<PathBuf> {
         let path = root.join(controller);
-        let real = fs::canonicalize(&path).ok()?;
+        // Names of one hierarchy are links in the same directory, as `cpu` is one to `cpu,cpuacct`.
+        let real = fs::read_link(&path).map_or_else(|_| path.clone(), |other| root.join(other));
         if !is_hierarchy(&real) || self.0.contains(&real) {
             return None;
         }

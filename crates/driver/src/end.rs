@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cgroup::Scope;
+use holdfast_executor::children;
 use holdfast_executor::client::{self, Peer};
 use holdfast_record::{PlacementRecord, ProcessIdentity, Record, SupervisionDir};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::StopRequest;
 use tokio::sync::watch;
@@ -138,6 +140,7 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
         } else {
             left.request()
         };
+        point::reached(Point::StopAsked);
         // Longer than any executor takes that is not stopped itself.
         let bound = left.grace.saturating_add(2 * DYING);
         let Ok(stopped) = tokio::time::timeout(bound, executor.stop(request)).await else {
@@ -146,6 +149,7 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
         };
         match stopped {
             Ok(_) => {
+                point::reached(Point::StopHeard);
                 owner::ended(&mut phase).await;
                 return Ok(());
             }
@@ -352,6 +356,15 @@ fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
     let Some(record) = living_record(dir)? else {
         return Ok(());
     };
+    // Where it has no cgroup of its own, all of it is below the init, which stays: it has an end to record.
+    if record.plan.placement.scope.is_none()
+        && let Some(init) = record.init.open().map_err(Failure::last)?
+        && let Ok(Some(pid)) = init.pid()
+    {
+        for process in children::descendants(&[pid]) {
+            children::kill_tree(&process);
+        }
+    }
     if let Some(scope) = scope_of(&record.plan.placement)
         && !scope.foreign
         && is_same_cgroup(&record.plan.placement)
@@ -416,6 +429,7 @@ async fn remove_traces(dir: SupervisionDir, with_cgroups: bool) -> Result<(), Fa
             None
         }
     };
+    point::reached(Point::DestroyBegun);
     // A cgroup leaves only when the last dying process has left it, which is waited for.
     tokio::task::spawn_blocking(move || {
         if let Some(scope) = placement.as_ref().filter(|_| with_cgroups).and_then(scope_of)
@@ -423,6 +437,7 @@ async fn remove_traces(dir: SupervisionDir, with_cgroups: bool) -> Result<(), Fa
         {
             tracing::warn!(error = %e, "a cgroup of the task is left");
         }
+        point::reached(Point::DestroyedCgroups);
         dir.remove().map_err(Failure::last)
     })
     .await

@@ -4,10 +4,15 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use dlmalloc::GlobalDlmalloc;
 use holdfast_driver::doctor::Doctor;
 use holdfast_driver::options::page;
 use holdfast_driver::plugin::{self, HANDSHAKE};
 use holdfast_driver::plugin_name::{PluginName, UnknownName};
+
+/// The one of musl makes a system call of every other allocation.
+#[global_allocator]
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 /// A task driver for Nomad. Without a subcommand it is a plugin, which only an agent can start.
 #[derive(Debug, Parser)]

@@ -233,7 +233,7 @@ mod tests {
     }
 
     async fn hears(follower: &Follower) -> bool {
-        tokio::time::timeout(Duration::from_secs(10), follower.changed())
+        tokio::time::timeout(Duration::from_secs(60), follower.changed())
             .await
             .is_ok()
     }

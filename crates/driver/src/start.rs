@@ -8,6 +8,7 @@ use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, SupervisionDir,
     names,
 };
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{self, CommitRequest, LaunchRequest, LaunchResponse, TaskSpec};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle, TaskState};
@@ -69,10 +70,12 @@ pub async fn start(
         boot_id: boot_id.clone(),
         additions,
     };
+    point::reached(Point::StartPlanned);
     let dir = match make_dir(driver, &name, boot_id, &adoption).await? {
         Made::Fresh(dir) => dir,
         Made::Adopted { facts, state } => return handles.handle(&facts, &state),
     };
+    point::reached(Point::FolderNamed);
     let (mut launched, executor) = match launch(driver, &dir, spec, &adoption).await {
         Ok(launched) => launched,
         Err((failure, executor)) => {
@@ -94,6 +97,7 @@ pub async fn start(
         started_at_ms,
     });
     warnings.append(&mut launched.warnings);
+    point::reached(Point::LaunchHeard);
     let handle = match handles.handle(&facts, &launched.identities) {
         _ if !is_wanted() => Err(Failure::last("the caller has gone away")),
         Ok(handle) => launched.commit(&dir).await.map(|()| handle),
@@ -101,6 +105,7 @@ pub async fn start(
     };
     match handle {
         Ok(handle) => {
+            point::reached(Point::CommitHeard);
             tracing::info!(task_id = facts.name.id, pid = facts.main.pid, "task started");
             driver.tasks.running(facts.clone()).await;
             driver.events.send(&facts.name, limits.message(), &limits.annotations());
@@ -110,6 +115,7 @@ pub async fn start(
                     .send(&facts.name, "Started, but not all as asked", &[("reason", warning)]);
             }
             watch::spawn(driver.clone(), facts, adoption, Some(executor));
+            point::reached(Point::HandleMade);
             Ok(handle)
         }
         Err(failure) => {
@@ -293,6 +299,7 @@ async fn launch(
     let Peer {
         pidfd, mut executor, ..
     } = peer;
+    point::reached(Point::ExecutorIdentified);
     // Before the launch: the executor of a short task may be gone when it has answered.
     let itself = match ProcessIdentity::of(&pidfd) {
         Ok(identity) => identity,

@@ -94,7 +94,7 @@ impl From<TaskResult> for Outcome {
         };
         let (exit_code, signal, unknown) = match status {
             Status::Exited(code) => (code, 0, None),
-            Status::Signalled(signal) => (128 + signal, signal, None),
+            Status::Signalled(signal) => (signal.saturating_add(128), signal, None),
             Status::Unknown(reason) => (-1, 0, Some(format!("the exit status is not known: {reason}"))),
             Status::NotStarted(reason) => (-1, 0, Some(format!("the command was not started: {reason}"))),
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use holdfast_executor::client::{self, Peer, StartMode};
 use holdfast_record::{ExecutorLoss, Record, RecordError, SupervisionDir, TaskResult};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{CommitRequest, EquipRequest};
 use tokio::time::Instant;
@@ -119,6 +120,7 @@ async fn adopt(
     let Some(record) = dir.record().map_err(text)? else {
         return Ok(Some(Found::NeverStarted));
     };
+    point::reached(Point::AdoptionDecided);
     let adopting = async {
         let launcher = driver.launcher().map_err(text)?;
         launcher
@@ -163,6 +165,9 @@ async fn supervised(
         mut executor,
         ..
     } = peer;
+    if adopted {
+        point::reached(Point::AdoptionIdentified);
+    }
     let talk = async {
         if identity.wants_environment {
             executor
@@ -185,6 +190,9 @@ async fn supervised(
         Err(_) => Err(tonic::Status::deadline_exceeded("no answer in time")),
     };
     drop(executor);
+    if adopted {
+        point::reached(Point::AdoptionDone);
+    }
     let looked = dir
         .result()
         .and_then(|result| Ok((result, dir.record()?)))

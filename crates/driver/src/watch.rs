@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_record::{ExecutorLoss, Notice, Notices, Record, Status, SupervisionDir, TaskResult, now_ms};
 use holdfast_sandbox::duration;
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
@@ -56,6 +57,7 @@ pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executo
         };
         drop(follower);
         let Some(outcome) = outcome else { return };
+        point::reached(Point::EndKnown);
         tell_end(&driver, &facts, &outcome);
         driver.tasks.over(facts, outcome).await;
     });

@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 
 const NOBODY: u32 = 65534;
 /// Of every wait for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn is_root() -> bool {
     holdfast_sys::process::effective_uid() == 0
@@ -208,7 +208,7 @@ impl Drop for Host {
             }
         }
         let Some(cgroup) = &self.cgroup else { return };
-        for _ in 0..200 {
+        for _ in 0..6000 {
             let children = fs::read_dir(cgroup).into_iter().flatten().flatten();
             for child in children.filter(|child| child.path().is_dir()) {
                 let _ = fs::remove_dir(child.path());

@@ -4,6 +4,7 @@ use std::io;
 
 use holdfast_cgroup::SessionScope;
 use holdfast_record::{OutputRecord, ProcessIdentity, Record, RecordError, SupervisionDir, names};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
@@ -13,6 +14,7 @@ use crate::launch::{self, LaunchError, open_fifo};
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
+use crate::spool::Spool;
 use crate::task;
 
 /// A task to go on with.
@@ -82,24 +84,28 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
     {
         return Err(AdoptError::Supervised(folder(), record.executor.pid));
     }
+    point::reached(Point::AdoptionRead);
     let main = record.main.open().map_err(io("opening the main process"))?;
     let init = record.init.open().map_err(io("opening the init"))?;
+    point::reached(Point::AdoptionFound);
     let events = open_fifo(dir, names::EVENTS)?;
     let events = Registered::new(events, Interest::READABLE).map_err(io("watching the init"))?;
     let mut streams = Vec::new();
-    for (name, output) in [
-        (names::STDOUT, &record.plan.stdout),
-        (names::STDERR, &record.plan.stderr),
+    for (channel, output) in [
+        ((names::STDOUT, names::STDOUT_SPOOL), &record.plan.stdout),
+        ((names::STDERR, names::STDERR_SPOOL), &record.plan.stderr),
     ] {
-        streams.extend(stream(dir, name, output)?);
+        streams.extend(stream(dir, channel, output)?);
     }
     let pump = Pump::start(streams).map_err(io("starting the pump"))?;
+    point::reached(Point::AdoptionPumping);
     let scope = task::scope_of(&record.plan.placement);
     if let Some(scope) = &scope {
         end_sessions(scope);
     }
     record.executor = ProcessIdentity::of_self().map_err(io("identifying the executor"))?;
     dir.write_record(&record)?;
+    point::reached(Point::AdoptionRecorded);
     Ok(Adopted {
         record,
         main,
@@ -112,7 +118,11 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
 }
 
 /// A log folder that is gone must not keep the task from having an executor: its output is then read and thrown away, and said so.
-fn stream(dir: &SupervisionDir, name: &str, output: &OutputRecord) -> Result<Option<Stream>, AdoptError> {
+fn stream(
+    dir: &SupervisionDir,
+    (name, spool): (&str, &str),
+    output: &OutputRecord,
+) -> Result<Option<Stream>, AdoptError> {
     let sink = match Sink::open(output) {
         Ok(None) => return Ok(None),
         Ok(Some(sink)) => sink,
@@ -130,6 +140,10 @@ fn stream(dir: &SupervisionDir, name: &str, output: &OutputRecord) -> Result<Opt
     };
     Ok(Some(Stream {
         source: open_fifo(dir, name)?,
+        spool: Spool::open(dir, spool).map_err(|source| AdoptError::Io {
+            what: "opening the spool of the output",
+            source,
+        })?,
         sink,
     }))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_record::{ProcessIdentity, RecordError, SupervisionDir, names};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::{self, PidFd};
 use holdfast_sys::readiness::Registered;
 use holdfast_sys::spawn::{Code, SpawnError, Steps};
@@ -136,6 +137,7 @@ impl Launcher {
         mode: StartMode,
     ) -> Result<Peer, LaunchError> {
         let started = self.spawn(dir, shared_cgroups, mode)?;
+        point::reached(Point::ExecutorCloned);
         match tokio::time::timeout(LISTENING_BOUND, listening(started.ready)).await {
             Ok(true) => match connect(dir).await {
                 Ok(peer) => Ok(peer),
@@ -233,7 +235,7 @@ impl Launcher {
             .default_signals()
             .close_from(4)
             // Nothing of the agent's environment goes on: it holds tokens (contract, pain 27).
-            .exec(&self.executor, &arguments, &[] as &[&str]);
+            .exec(&self.executor, &arguments, &point::environment());
         let birthplace = spawn::Birthplace {
             cgroup: unified.as_ref().map(AsFd::as_fd),
             ..spawn::Birthplace::default()
@@ -281,6 +283,7 @@ fn last_lines(dir: &SupervisionDir) -> String {
 pub async fn connect(dir: &SupervisionDir) -> Result<Peer, ConnectError> {
     let path = dir.path().join(names::SOCKET);
     let (pidfd, mut executor) = connect_path(&dir.socket_address(names::SOCKET), &path).await?;
+    point::reached(Point::ExecutorConnected);
     let intent = dir.intent()?;
     let identity = identify(&mut executor, &path).await?;
     let stranger = |reason: String| ConnectError::Stranger {

@@ -21,6 +21,7 @@ use holdfast_sandbox::host::RootMount;
 use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
 use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::{self, Registered};
 use holdfast_sys::socket::{message_pair, pipe, receive_with_descriptor};
@@ -31,6 +32,7 @@ use tokio::io::Interest;
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
+use crate::spool::Spool;
 use crate::task::{self, Task, TaskError};
 use crate::user_namespace::UserNamespace;
 
@@ -150,6 +152,7 @@ pub async fn launch(
         scope.make()?;
         task.plan.placement.scope_inode = scope.inode();
     }
+    point::reached(Point::CgroupsMade);
     let launched = clone_and_release(dir, task, scope.clone(), init_program).await;
     if launched.is_err()
         && let Some(scope) = scope
@@ -166,18 +169,20 @@ async fn clone_and_release(
     init_program: &Path,
 ) -> Result<Launched, LaunchError> {
     let mut task = task;
-    let mut warnings = apply_limits(scope.as_ref(), &task.limits, task.strict_limits)?;
+    // Before somebody makes device nodes there, who must not meet rules that are half written.
     restrict_devices(scope.as_ref(), task.plan.isolation.devices.as_deref())?;
-    warnings.extend(task::reach(&mut task.plan));
+    let mut warnings = task::reach(&mut task.plan);
     let owner = task
         .plan
         .credentials
         .as_ref()
         .map(|credentials| (credentials.uid, credentials.gid));
-    let stdout = Channel::make(dir, names::STDOUT, &task.plan.stdout, owner)?;
-    let stderr = Channel::make(dir, names::STDERR, &task.plan.stderr, owner)?;
+    let stdout = Channel::make(dir, (names::STDOUT, names::STDOUT_SPOOL), &task.plan.stdout, owner)?;
+    let stderr = Channel::make(dir, (names::STDERR, names::STDERR_SPOOL), &task.plan.stderr, owner)?;
+    point::reached(Point::OutputMade);
     let exit = prefilled_exit(dir)?;
     let events = make_fifo(dir, names::EVENTS)?;
+    point::reached(Point::ExitPrefilled);
     let (gate, release) = preparing("making the gate", pipe())?;
     let (report, init_report) = preparing("making a socket pair", message_pair())?;
     let unified = match &scope {
@@ -226,6 +231,8 @@ async fn clone_and_release(
             (&events, fd::EVENTS),
             (&gate, fd::GATE),
             (&init_report, fd::REPORT),
+            (&stdout.spool, fd::STDOUT_SPOOL),
+            (&stderr.spool, fd::STDERR_SPOOL),
         ],
         unified.as_ref(),
         &task.plan,
@@ -235,7 +242,10 @@ async fn clone_and_release(
         main: None,
     };
     drop((init_report, gate, exit, plan));
-    // While the init comes up. The main process waits behind the gate, so that nothing is counted of it yet.
+    point::reached(Point::InitCloned);
+    // While the main process builds its tree. It waits behind the gate, so that nothing is counted of it yet, and no limit comes late.
+    let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
+    point::reached(Point::LimitsSet);
     let watch = scope.as_ref().and_then(watch);
     let baseline = Baseline {
         oom_kills: scope
@@ -251,17 +261,28 @@ async fn clone_and_release(
     let pump = preparing("starting the pump", Pump::start(streams))?;
     let (pid, main) = cloned(report, dir, &steps).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
+    point::reached(Point::MainCloned);
     let init = unreleased.init.as_ref().expect("it was put there above");
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
+    match limited {
+        Ok(refused) => warnings.extend(refused),
+        Err(e) => {
+            // The main process leaves, and its cgroups with it once it is reaped.
+            drop(release);
+            let _ = tokio::time::timeout(START_BOUND, first_event(&events, init)).await;
+            return Err(e);
+        }
+    }
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
         // A main process whose steps have failed is gone by now, and the init tells which.
-        Err(e) => return Err(early_end(&events, init, dir, &steps).await.unwrap_or(e)),
+        Err(e) => return Err(early_end(&events, init, &main, dir, &steps).await.unwrap_or(e)),
     };
     match first_event(&events, init).await? {
         Event::Started | Event::Exited => {}
         Event::NotStarted => return Err(not_started(dir, &steps)),
     }
+    point::reached(Point::StartHeard);
     let init = unreleased.init.take().expect("it was put there above");
     unreleased.main = None;
     Ok(Launched {
@@ -336,13 +357,24 @@ fn record_and_release(
         extra: holdfast_record::Extra::new(),
     };
     dir.write_record(&record)?;
+    point::reached(Point::LaunchRecorded);
     preparing("releasing the main process", readiness::write(release, &[1]))?;
+    point::reached(Point::MainReleased);
     Ok((record, task.env))
 }
 
-/// The step that failed, if the init tells one soon.
-async fn early_end(events: &Registered, init: &PidFd, dir: &SupervisionDir, steps: &NamedSteps) -> Option<LaunchError> {
-    let event = tokio::time::timeout(Duration::from_secs(1), first_event(events, init)).await;
+/// The step that failed, if one did: the main process is dead then, and the init is about to tell which, however loaded the host is.
+async fn early_end(
+    events: &Registered,
+    init: &PidFd,
+    main: &PidFd,
+    dir: &SupervisionDir,
+    steps: &NamedSteps,
+) -> Option<LaunchError> {
+    if !main.has_exited().unwrap_or(true) {
+        return None;
+    }
+    let event = tokio::time::timeout(START_BOUND, first_event(events, init)).await;
     matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
 }
 
@@ -386,7 +418,6 @@ fn apply_limits(
     Ok(refusals)
 }
 
-/// Before the first process is in the cgroup.
 fn restrict_devices(scope: Option<&Scope>, rules: Option<&[DeviceRule]>) -> Result<(), LaunchError> {
     let Some(scope) = scope else { return Ok(()) };
     let done = match rules {
@@ -423,13 +454,15 @@ fn device_rule(rule: DeviceRule) -> holdfast_cgroup::DeviceRule {
 struct Channel {
     /// What the init holds and the main process inherits.
     fifo: OwnedFd,
+    /// What the init holds beside it.
+    spool: OwnedFd,
     sink: Option<Sink>,
 }
 
 impl Channel {
     fn make(
         dir: &SupervisionDir,
-        name: &str,
+        (name, spool): (&str, &str),
         output: &OutputRecord,
         owner: Option<(u32, u32)>,
     ) -> Result<Self, LaunchError> {
@@ -439,8 +472,10 @@ impl Channel {
         })?;
         if sink.is_none() {
             let null = File::options().read(true).write(true).open("/dev/null");
+            let null: OwnedFd = preparing("opening /dev/null", null)?.into();
             return Ok(Self {
-                fifo: preparing("opening /dev/null", null)?.into(),
+                spool: preparing("duplicating a descriptor", null.try_clone())?,
+                fifo: null,
                 sink,
             });
         }
@@ -451,7 +486,8 @@ impl Channel {
         }
         // The task's own writes block as on any pipe.
         preparing(format!("opening {name}"), readiness::set_nonblocking(&fifo, false))?;
-        Ok(Self { fifo, sink })
+        let spool = make_fifo(dir, spool)?;
+        Ok(Self { fifo, spool, sink })
     }
 
     fn stream(self) -> Result<Option<Stream>, LaunchError> {
@@ -464,6 +500,7 @@ impl Channel {
             .open(PathBuf::from(format!("/proc/self/fd/{}", self.fifo.as_raw_fd())));
         Ok(Some(Stream {
             source: preparing("opening the output FIFO", own)?.into(),
+            spool: preparing("preparing the spool", Spool::of(self.spool))?,
             sink,
         }))
     }
@@ -605,9 +642,19 @@ fn spawn_init(
         steps = steps.duplicate(copy.as_raw_fd(), number);
         held.push(copy);
     }
+    let points = point::folder();
+    if let Some(folder) = points {
+        let copy = above(folder)?;
+        steps = steps.duplicate(copy.as_raw_fd(), fd::CRASH_POINTS);
+        held.push(copy);
+    }
     let mut arguments = vec!["holdfast-init"];
     arguments.extend(cgroup.map(|_| protocol::INTO_CGROUP));
-    let first_closed = if cgroup.is_some() { fd::CGROUP + 1 } else { fd::CGROUP };
+    let first_closed = match cgroup {
+        _ if points.is_some() => fd::CRASH_POINTS + 1,
+        Some(_) => fd::CGROUP + 1,
+        None => fd::CGROUP,
+    };
     // All that is the task's own is the init's then, and sessions find it there.
     let network = plan.network_namespace.as_ref().filter(|_| namespaces != 0);
     if let Some(path) = network {

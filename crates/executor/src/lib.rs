@@ -22,6 +22,7 @@ pub mod rotation;
 pub mod server;
 pub mod service;
 pub mod session;
+pub mod spool;
 pub mod supervise;
 pub mod supervisor;
 pub mod task;

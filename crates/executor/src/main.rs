@@ -2,7 +2,13 @@
 
 use std::process::ExitCode;
 
+use dlmalloc::GlobalDlmalloc;
 use holdfast_executor::{cli, drain, log, supervise};
+
+/// The one of musl gives each size a page of its own and hands it back at once, which a start pays for with a hundred system calls and
+/// as many page faults.
+#[global_allocator]
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
     // By hand, before any parser is touched: every task pays for what this path needs.

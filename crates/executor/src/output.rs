@@ -10,6 +10,7 @@ use holdfast_sys::readiness;
 
 use crate::beneath::{self, FileIdentity, Kind};
 pub use crate::rotation::RotatedFiles;
+use crate::spool::{Spool, Window};
 
 /// An open sink.
 #[derive(Debug)]
@@ -48,11 +49,11 @@ impl Sink {
         }
     }
 
-    /// Writes what goes in without waiting.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Takes what goes in without waiting, and says how much that was.
+    pub fn take(&mut self, spool: &mut Spool, window: &mut Window) -> io::Result<usize> {
         match self {
-            Self::Rotated(files, _) => files.write(bytes),
-            Self::Path(path) => path.write(bytes),
+            Self::Rotated(files, _) => files.take(spool, window),
+            Self::Path(path) => path.take(spool, window),
         }
     }
 
@@ -61,6 +62,21 @@ impl Sink {
         match self {
             Self::Rotated(files, _) => files.descriptor(),
             Self::Path(path) => path.fd.as_fd(),
+        }
+    }
+
+    /// Bytes that it was given earlier and keeps still.
+    pub fn carried(&self) -> usize {
+        match self {
+            Self::Rotated(..) => 0,
+            Self::Path(path) => path.carried.len(),
+        }
+    }
+
+    /// Gives it what another that wrote to the same path had kept.
+    pub fn carry(&mut self, bytes: Vec<u8>) {
+        if let Self::Path(path) = self {
+            path.carried = bytes;
         }
     }
 
@@ -112,15 +128,34 @@ impl NamedPath {
         })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn take(&mut self, spool: &mut Spool, window: &mut Window) -> io::Result<usize> {
         if self.kind == Kind::Fifo {
             self.follow();
         }
+        let mut done = 0;
         while !self.carried.is_empty() {
-            let count = readiness::write(&self.fd, &self.carried)?;
-            self.carried.drain(..count);
+            match readiness::write(&self.fd, &self.carried) {
+                Ok(count) => {
+                    self.carried.drain(..count);
+                    done += count;
+                }
+                Err(_) if done > 0 => return Ok(done),
+                Err(e) => return Err(e),
+            }
         }
-        readiness::write(&self.fd, bytes)
+        if spool.is_empty() {
+            return Ok(done);
+        }
+        let all = spool.len();
+        let moved = match self.kind {
+            // Others may write to it too, so that it is opened to be appended to.
+            Kind::File => spool.copy_to(self.fd.as_fd(), all, window),
+            Kind::Fifo | Kind::Null => spool.move_to(self.fd.as_fd(), all, window),
+        };
+        match moved {
+            Err(_) if done > 0 => Ok(done),
+            moved => Ok(done + moved?),
+        }
     }
 
     /// A reader may have made its FIFO again under the same path; it gets what nobody read of the one before.

@@ -48,6 +48,8 @@ pub struct Flows {
 pub struct Flow {
     /// The task's FIFO.
     pub source: Arc<OwnedFd>,
+    /// What follows it. Not to be looked into but by the pump: a sink that hangs holds its lock.
+    pub spool: Arc<OwnedFd>,
     /// For messages.
     pub label: String,
     overflow: Overflow,
@@ -81,9 +83,10 @@ impl Progress {
 
 impl Flow {
     /// Of a stream before anything has moved.
-    pub fn new(source: Arc<OwnedFd>, label: String, overflow: Overflow) -> Self {
+    pub fn new(source: Arc<OwnedFd>, spool: Arc<OwnedFd>, label: String, overflow: Overflow) -> Self {
         Self {
             source,
+            spool,
             label,
             overflow,
             held: AtomicU64::new(0),

@@ -1,5 +1,5 @@
-//! The second thread: moves the task's output from its FIFOs to the sinks, and puts the result on disk. A file system that hangs
-//! stops this thread and nothing else.
+//! The second thread: moves the task's output from its FIFOs through the spools to the sinks, and puts the result on disk. A file system
+//! that hangs stops this thread and nothing else. It holds no byte of output itself, so that a kill loses none.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,17 +20,13 @@ use tokio::task::JoinHandle;
 use crate::log;
 use crate::output::Sink;
 use crate::overflow::{Flow, Flows};
+use crate::spool::{CHUNK, Spool, Window};
 
-/// One read; what a FIFO holds at most by default (pipe(7)). More in one piece was seen to be no quicker.
-const CHUNK: usize = 64 * 1024;
-/// Asked of the allocator for it: from this size on both musl and glibc give memory back when it is freed. What is not touched costs
-/// nothing.
-const ALLOCATION: usize = 160 * 1024;
 /// What the FIFO of a task that was seen to fill it may hold, so that it waits more rarely.
 const BUSY_FIFO: usize = 256 * 1024;
 /// Pause before a sink that failed, such as one on a full disk, is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the memory for reading is kept without output.
+/// How long what is needed to look into a spool is kept without output.
 const KEEP: Duration = Duration::from_millis(200);
 /// Small writes that follow each other this quickly are a stream, and are waited for so that each read finds many.
 const QUICK: Duration = Duration::from_micros(500);
@@ -45,6 +41,8 @@ const QUIET: Duration = Duration::from_secs(60);
 pub struct Stream {
     /// The FIFO, to read without blocking.
     pub source: OwnedFd,
+    /// Between the two; what is in it goes first.
+    pub spool: Spool,
     /// Where it goes.
     pub sink: Sink,
 }
@@ -54,8 +52,10 @@ pub struct Stream {
 pub struct Released {
     /// The FIFO.
     pub source: Arc<OwnedFd>,
-    /// Read and not written.
-    pub pending: Vec<u8>,
+    /// The spool, with what is in it.
+    pub spool: Arc<OwnedFd>,
+    /// What the sink had kept.
+    pub carried: Vec<u8>,
     /// Not written to any more. To be kept until somebody else has it: what nobody has read of a FIFO goes with its last holder.
     pub sink: Option<Sink>,
 }
@@ -105,29 +105,25 @@ enum Job {
 impl Pump {
     /// Starts the thread. Within the runtime, which watches streams that may drop.
     pub fn start(streams: Vec<Stream>) -> io::Result<Self> {
-        Self::start_with(streams.into_iter().map(|stream| (stream, Vec::new())).collect())
-    }
-
-    /// The same for streams of which something was read already.
-    pub fn start_with(streams: Vec<(Stream, Vec<u8>)>) -> io::Result<Self> {
         let (woken, wake) = pipe()?;
         readiness::set_nonblocking(&woken, true)?;
         let (jobs, queue) = channel();
         let mut flows = Vec::new();
         let mut lanes = Vec::new();
-        for (Stream { source, sink }, pending) in streams {
+        for Stream { source, spool, sink } in streams {
             let source = Arc::new(source);
-            let flow = Flow::new(source.clone(), sink.label(), sink.overflow());
-            flow.held.store(pending.len() as u64, Ordering::SeqCst);
-            flows.push(flow);
-            lanes.push(Lane {
+            let flow = Flow::new(source.clone(), spool.pipe().clone(), sink.label(), sink.overflow());
+            let lane = Lane {
                 source,
+                spool,
                 sink,
-                pending,
                 failed: false,
                 blocked: false,
                 closed: false,
-            });
+            };
+            flow.held.store(lane.held(), Ordering::SeqCst);
+            flows.push(flow);
+            lanes.push(lane);
         }
         let flows = Flows::new(flows);
         let work = Work {
@@ -135,7 +131,7 @@ impl Pump {
             flows: flows.clone(),
             queue,
             woken,
-            chunk: Vec::new(),
+            window: Window::default(),
             pace: Pace::default(),
             draining: Vec::new(),
             closing: Vec::new(),
@@ -186,9 +182,15 @@ impl Pump {
         receiver
     }
 
-    /// The FIFOs, in the order of the streams, also of a pump that hangs.
-    pub fn sources(&self) -> Vec<Arc<OwnedFd>> {
-        self.flows.all().iter().map(|flow| flow.source.clone()).collect()
+    /// The FIFOs and the spools, in the order of the streams, of a pump that hangs.
+    pub fn without_release(&self) -> Vec<Released> {
+        let released = |flow: &Flow| Released {
+            source: flow.source.clone(),
+            spool: flow.spool.clone(),
+            carried: Vec::new(),
+            sink: None,
+        };
+        self.flows.all().iter().map(released).collect()
     }
 
     /// What of each stream did not reach its sink so far; those of which all did are left out.
@@ -268,9 +270,9 @@ pub fn tell(losses: &[Loss]) -> Option<(String, Vec<(&'static str, String)>)> {
 
 struct Lane {
     source: Arc<OwnedFd>,
+    /// Filled once it is empty: the task waits in a full FIFO rather than this growing.
+    spool: Spool,
     sink: Sink,
-    /// Read and not yet written: the task waits in a full pipe rather than this growing.
-    pending: Vec<u8>,
     /// The sink failed and is tried again after a pause.
     failed: bool,
     /// The sink takes nothing for now and says when it does.
@@ -290,33 +292,26 @@ enum Turn {
 
 impl Lane {
     /// Moves what can be moved.
-    fn advance(&mut self, flows: &Flows, flow: &Flow, chunk: &mut Vec<u8>) -> Turn {
-        if !self.pending.is_empty() {
-            let pending = std::mem::take(&mut self.pending);
-            self.write(flows, flow, &pending);
-            if !self.pending.is_empty() {
+    fn advance(&mut self, flows: &Flows, flow: &Flow, window: &mut Window) -> Turn {
+        if !self.has_written_all() {
+            self.write(flows, flow, window);
+            if !self.has_written_all() {
                 return Turn::Nothing;
             }
         }
-        if chunk.is_empty() {
-            if file::unread_bytes(&*self.source).is_ok_and(|count| count == 0) && !self.may_be_closed() {
-                return Turn::Nothing;
-            }
-            *chunk = Vec::with_capacity(ALLOCATION);
-            chunk.resize(CHUNK, 0);
-        }
-        match readiness::read(&*self.source, chunk) {
+        match self.spool.fill(&*self.source) {
             Ok(0) => {
                 self.closed = true;
                 Turn::Nothing
             }
             Ok(count) => {
-                flow.held.store(count as u64, Ordering::SeqCst);
-                self.write(flows, flow, &chunk[..count]);
-                if count < chunk.len() {
+                flow.held.store(self.held(), Ordering::SeqCst);
+                self.write(flows, flow, window);
+                if count < self.spool.capacity() / 2 {
                     return Turn::Some;
                 }
-                if fcntl_getpipe_size(&*self.source).is_ok_and(|size| size < BUSY_FIFO) {
+                self.spool.grow();
+                if count >= CHUNK && fcntl_getpipe_size(&*self.source).is_ok_and(|size| size < BUSY_FIFO) {
                     // Refused to users who have many pipes (pipe(7)); it then stays as it is.
                     let _ = fcntl_setpipe_size(&*self.source, BUSY_FIFO);
                 }
@@ -327,16 +322,12 @@ impl Lane {
         }
     }
 
-    fn write(&mut self, flows: &Flows, flow: &Flow, bytes: &[u8]) {
-        let mut done = 0;
+    fn write(&mut self, flows: &Flows, flow: &Flow, window: &mut Window) {
         let had_failed = std::mem::take(&mut self.failed);
         self.blocked = false;
-        while done < bytes.len() {
-            match flows.writing(|| self.sink.write(&bytes[done..])) {
-                Ok(count) => {
-                    done += count;
-                    flow.count_moved(count);
-                }
+        while !self.has_written_all() {
+            match flows.writing(|| self.sink.take(&mut self.spool, window)) {
+                Ok(count) => flow.count_moved(count),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     self.blocked = e.kind() == io::ErrorKind::WouldBlock;
@@ -350,33 +341,38 @@ impl Lane {
             }
         }
         if self.failed && flow.drops() {
-            flows.count_dropped(flow, (bytes.len() - done) as u64);
-            done = bytes.len();
+            match self.spool.discard() {
+                Ok(count) => flows.count_dropped(flow, count as u64),
+                Err(e) => log::line(&format!("dropping output of {}: {e}", flow.label)),
+            }
         }
-        if done < bytes.len() {
-            self.pending = bytes[done..].to_vec();
-        }
-        flow.held.store((bytes.len() - done) as u64, Ordering::SeqCst);
+        flow.held.store(self.held(), Ordering::SeqCst);
     }
 
-    /// A FIFO without bytes is to be read to learn whether it has an end.
-    fn may_be_closed(&self) -> bool {
-        let mut entry = [PollEntry::reading(Some(self.source.as_fd()))];
-        file::poll(&mut entry, Some(Duration::ZERO)).is_ok_and(|count| count > 0)
+    /// Bytes that have left the FIFO.
+    fn held(&self) -> u64 {
+        (self.spool.len() + self.sink.carried()) as u64
+    }
+
+    fn has_written_all(&self) -> bool {
+        self.held() == 0
+    }
+
+    fn is_over(&self) -> bool {
+        self.closed && self.has_written_all()
     }
 
     fn release(mut self) -> Released {
-        let mut pending = self.sink.take_carried();
-        pending.append(&mut self.pending);
         Released {
             source: self.source,
-            pending,
+            spool: self.spool.pipe().clone(),
+            carried: self.sink.take_carried(),
             sink: Some(self.sink),
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.pending.is_empty() && file::unread_bytes(&*self.source).is_ok_and(|count| count == 0)
+        self.has_written_all() && file::unread_bytes(&*self.source).is_ok_and(|count| count == 0)
     }
 }
 
@@ -406,8 +402,8 @@ struct Work {
     flows: Arc<Flows>,
     queue: Receiver<Job>,
     woken: OwnedFd,
-    /// Has memory while there is output.
-    chunk: Vec<u8>,
+    /// Open while there is output that must be looked at.
+    window: Window,
     pace: Pace,
     draining: Vec<oneshot::Sender<u64>>,
     closing: Vec<oneshot::Sender<()>>,
@@ -421,10 +417,10 @@ impl Work {
             }
             let mut turn = Turn::Nothing;
             for (lane, flow) in self.lanes.iter_mut().zip(self.flows.all()) {
-                if lane.closed && lane.pending.is_empty() {
+                if lane.is_over() {
                     continue;
                 }
-                match lane.advance(&self.flows, flow, &mut self.chunk) {
+                match lane.advance(&self.flows, flow, &mut self.window) {
                     Turn::Nothing => {}
                     Turn::Some if turn == Turn::Full => {}
                     moved => turn = moved,
@@ -435,7 +431,7 @@ impl Work {
                     let _ = waiting.send(0);
                 }
             }
-            if self.lanes.iter().all(|lane| lane.closed && lane.pending.is_empty()) {
+            if self.lanes.iter().all(Lane::is_over) {
                 for waiting in self.closing.drain(..) {
                     let _ = waiting.send(());
                 }
@@ -474,10 +470,10 @@ impl Work {
         let mut entries = vec![PollEntry::reading(Some(self.woken.as_fd()))];
         let mut pause = None;
         for lane in &self.lanes {
-            if lane.closed && lane.pending.is_empty() {
+            if lane.is_over() {
                 continue;
             }
-            entries.push(match (lane.pending.is_empty(), lane.blocked) {
+            entries.push(match (lane.has_written_all(), lane.blocked) {
                 (true, _) => PollEntry::reading(Some(lane.source.as_fd())),
                 (false, true) => {
                     // Its FIFO may have been made again meanwhile.
@@ -494,10 +490,10 @@ impl Work {
                 }
             });
         }
-        let keeps = !self.chunk.is_empty();
+        let keeps = self.window.is_open();
         let bound = if keeps { Some(KEEP) } else { pause };
         if file::poll(&mut entries, bound).is_ok_and(|count| count == 0) && keeps {
-            self.chunk = Vec::new();
+            self.window.close();
             let _ = file::poll(&mut entries, pause);
         }
         let mut bytes = [0; 16];

@@ -7,10 +7,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use holdfast_sys::file::open_beneath;
-use holdfast_sys::readiness;
+use holdfast_sys::point::{self, Point};
 use rustix::fs::{AtFlags, statat, unlinkat};
 
 use crate::beneath::{self, FileIdentity};
+use crate::spool::{Spool, Window};
 
 /// The highest number; the agent reads them as such (Nomad 1.11.0: `strconv.Atoi` in client/logmon/logging/rotator.go).
 const LAST: u64 = i64::MAX as u64;
@@ -37,8 +38,6 @@ struct Current {
     file: File,
     identity: FileIdentity,
     written: u64,
-    /// What follows begins a line.
-    at_line_start: bool,
 }
 
 impl RotatedFiles {
@@ -59,32 +58,50 @@ impl RotatedFiles {
         Ok(files)
     }
 
-    /// Writes all, unless a file refuses.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Moves all of a spool here, unless a file refuses.
+    pub fn take(&mut self, spool: &mut Spool, window: &mut Window) -> io::Result<usize> {
         self.follow()?;
         let mut done = 0;
-        while done < bytes.len() {
-            let rest = &bytes[done..];
-            let room = self.max_bytes.saturating_sub(self.current.written);
-            let Some(part) = part_for(rest, room, self.max_bytes, self.current.at_line_start) else {
-                match self.rotate() {
-                    Err(_) if done > 0 => return Ok(done),
-                    rotated => rotated?,
-                }
-                continue;
-            };
-            match readiness::write(&self.current.file, &rest[..part]) {
-                Ok(count) => {
-                    done += count;
-                    self.current.written += count as u64;
-                    self.current.at_line_start = count.checked_sub(1).is_none_or(|last| rest[last] == b'\n');
-                }
+        while !spool.is_empty() {
+            match self.take_part(spool, window) {
+                Ok(count) => done += count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if done > 0 => return Ok(done),
                 Err(e) => return Err(e),
             }
         }
         Ok(done)
+    }
+
+    /// What belongs into the file that is due.
+    fn take_part(&mut self, spool: &mut Spool, window: &mut Window) -> io::Result<usize> {
+        let part = loop {
+            match self.part_of(spool, window)? {
+                Some(part) => break part,
+                None => self.rotate()?,
+            }
+        };
+        let count = spool.move_to(self.current.file.as_fd(), part, window)?;
+        self.current.written += count as u64;
+        Ok(count)
+    }
+
+    /// How many of the bytes go into the file that is being written, so that lines stay whole (contract, L-2); `None`: the next file is
+    /// due first. Lines longer than [`LINE_ROOM`], or than a file, are cut.
+    fn part_of(&self, spool: &Spool, window: &mut Window) -> io::Result<Option<usize>> {
+        let room = self.max_bytes.saturating_sub(self.current.written);
+        if room == 0 {
+            return Ok(None);
+        }
+        if spool.len() as u64 + LINE_ROOM.min(self.max_bytes / 2) <= room {
+            return Ok(Some(spool.len()));
+        }
+        let seen = spool.peek(window, usize::try_from(room).unwrap_or(usize::MAX))?;
+        if let Some(end) = seen.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Some(end + 1));
+        }
+        let is_fresh = room >= self.max_bytes;
+        Ok((is_fresh || !self.current.is_at_line_start()?).then_some(seen.len()))
     }
 
     /// For messages.
@@ -142,6 +159,7 @@ impl RotatedFiles {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        point::reached(Point::RotationDue);
         let next = if self.current.index < LAST {
             Current::open(&self.directory, &self.prefix, self.current.index + 1)
         } else {
@@ -156,7 +174,10 @@ impl RotatedFiles {
             }
             Err(e) => return Err(e),
         }
-        self.remove_oldest()
+        point::reached(Point::RotationOpened);
+        self.remove_oldest()?;
+        point::reached(Point::RotationDone);
+        Ok(())
     }
 
     fn remove_oldest(&self) -> io::Result<()> {
@@ -200,7 +221,6 @@ impl Current {
                 file,
                 identity: FileIdentity::of(&metadata),
                 written: 0,
-                at_line_start: true,
             };
             current.seek_to_end()?;
             return Ok(current);
@@ -209,27 +229,17 @@ impl Current {
 
     fn seek_to_end(&mut self) -> io::Result<()> {
         self.written = (&self.file).seek(io::SeekFrom::End(0))?;
+        Ok(())
+    }
+
+    /// Whether what follows begins a line; who wrote before does not matter.
+    fn is_at_line_start(&self) -> io::Result<bool> {
         let mut last = [b'\n'];
         if let Some(before) = self.written.checked_sub(1) {
             self.file.read_at(&mut last, before)?;
         }
-        self.at_line_start = last == [b'\n'];
-        Ok(())
+        Ok(last == [b'\n'])
     }
-}
-
-/// How many of the bytes go into a file with this much room, so that lines stay whole (contract, L-2); `None`: the next file is due
-/// first. Lines longer than [`LINE_ROOM`], or than a file, are cut.
-fn part_for(bytes: &[u8], room: u64, max: u64, at_line_start: bool) -> Option<usize> {
-    if bytes.len() as u64 + LINE_ROOM.min(max / 2) <= room {
-        return Some(bytes.len());
-    }
-    let fits = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-    if let Some(end) = bytes[..fits].iter().rposition(|byte| *byte == b'\n') {
-        return Some(end + 1);
-    }
-    let is_fresh = room >= max;
-    (fits > 0 && (is_fresh || !at_line_start)).then_some(fits)
 }
 
 fn file_name(prefix: &str, number: u64) -> String {
@@ -265,7 +275,9 @@ mod tests {
     }
 
     fn write(files: &mut RotatedFiles, text: &str) {
-        assert_eq!(files.write(text.as_bytes()).unwrap(), text.len());
+        let mut spool = crate::spool::tests::holding(text.as_bytes());
+        assert_eq!(files.take(&mut spool, &mut Window::default()).unwrap(), text.len());
+        assert!(spool.is_empty());
     }
 
     fn contents(folder: &Path) -> Vec<(u64, String)> {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use holdfast_record::{SupervisionDir, names};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::{process, socket};
 use hyper::body::Incoming;
@@ -152,6 +153,7 @@ fn bind(dir: &SupervisionDir) -> io::Result<UnixListener> {
     let path = dir.path().join(&temporary);
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(dir.socket_address(&temporary))?;
+    point::reached(Point::SocketBound);
     std::fs::rename(&path, dir.path().join(names::SOCKET))?;
     Ok(listener)
 }

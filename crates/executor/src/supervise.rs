@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use holdfast_record::SupervisionDir;
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::{process, readiness};
 use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
@@ -78,10 +79,12 @@ fn enter(directories: &[PathBuf]) -> io::Result<()> {
 }
 
 async fn supervise(arguments: Arguments) -> Result<()> {
+    point::reached(Point::ExecutorBegun);
     let dir = SupervisionDir::open(&arguments.dir)?;
     let Some(_lock) = dir.lock()? else {
         bail!("another executor holds the task in {}", dir.path().display());
     };
+    point::reached(Point::ExecutorLocked);
     let intent = dir.intent()?;
     let children = Children::reap().context("watching children")?;
     let sessions = Sessions::default();
@@ -112,9 +115,11 @@ async fn supervise(arguments: Arguments) -> Result<()> {
         Services::default().with(ExecutorServer::new(service)),
         leaving,
     ));
+    point::reached(Point::SocketNamed);
     // The launcher may have gone already.
     let _ = readiness::write(&arguments.ready, b"R");
     drop(arguments.ready);
+    point::reached(Point::ListeningTold);
     let supervisor = Supervisor {
         dir,
         init_program,
@@ -133,5 +138,6 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     }
     let _ = leave.send(true);
     let _ = serving.await;
+    point::reached(Point::ExecutorLeaving);
     Ok(())
 }

@@ -12,7 +12,7 @@ const MAGIC: &[u8; 8] = b"HFEXIT01";
 pub enum Kind {
     /// exit(2) with this status, 0 to 255.
     Exited(i32),
-    /// Ended by this signal.
+    /// Ended by this signal, 1 to 64 (signal(7)).
     Signalled(i32),
     /// It was never executed: this step failed, with this error number.
     NotStarted {
@@ -78,10 +78,10 @@ impl ExitRecord {
         }
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let long = |at: usize| (u64::from(word(at + 4)) << 32 | u64::from(word(at))) as i64;
-        let kind = match word(8) {
-            1 => Kind::Exited(word(12) as i32),
-            2 => Kind::Signalled(word(12) as i32),
-            3 => Kind::NotStarted {
+        let kind = match (word(8), word(12)) {
+            (1, status @ 0..=255) => Kind::Exited(status as i32),
+            (2, signal @ 1..=64) => Kind::Signalled(signal as i32),
+            (3, _) => Kind::NotStarted {
                 step: word(16),
                 errno: word(20) as i32,
             },
@@ -156,6 +156,21 @@ mod tests {
                     "torn at {cut}: {read:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_no_process_can_end_with_is_damage_whatever_the_sum_says() {
+        for kind in [
+            Kind::Exited(-1),
+            Kind::Exited(256),
+            Kind::Signalled(0),
+            Kind::Signalled(65),
+            // Told as 128 and the number, it would be success.
+            Kind::Signalled(-128),
+        ] {
+            let record = ExitRecord { kind, ..samples()[0] };
+            assert_eq!(ExitRecord::parse(&record.to_bytes()), Err(Damaged), "{kind:?}");
         }
     }
 

@@ -8,6 +8,7 @@
 compile_error!("holdfast-init knows the system calls of Linux on x86_64 only");
 
 pub mod exit;
+pub mod point;
 pub mod protocol;
 pub mod raw;
 pub mod steps;

@@ -7,6 +7,7 @@ use core::arch::global_asm;
 use core::mem::size_of;
 
 use holdfast_init::exit::{ExitRecord, Kind};
+use holdfast_init::point::{self, Point};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_init::raw::{self, Clock, errno, nr};
 use holdfast_init::steps::{self, Failure};
@@ -63,7 +64,9 @@ extern "C" fn main(stack: *const usize) -> ! {
             raw::exit(0);
         }
     };
+    point::reached_in(fd::CRASH_POINTS, Point::InitClonedMain);
     report(main, pidfd);
+    point::reached_in(fd::CRASH_POINTS, Point::InitReported);
     // The environment of the task goes out of this process's memory.
     // SAFETY: nothing refers to the block any more.
     let _ = unsafe { raw::checked(nr::MUNMAP, block as usize, length, 0, 0) };
@@ -84,6 +87,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         }
         _ => {
             leave_old_root();
+            point::reached_in(fd::CRASH_POINTS, Point::InitSawStart);
             tell(Event::Started);
         }
     }
@@ -236,15 +240,21 @@ fn reap(main: i32) {
         }
         let (code, pid, status) = (info[2], info[4], info[6]);
         if pid == main {
+            point::reached_in(fd::CRASH_POINTS, Point::InitSawExit);
             record(if code == CLD_EXITED {
                 Kind::Exited(status)
             } else {
                 Kind::Signalled(status)
             });
+            point::reached_in(fd::CRASH_POINTS, Point::ExitRecorded);
             tell(Event::Exited);
+            point::reached_in(fd::CRASH_POINTS, Point::ExitTold);
         }
         // SAFETY: room for a siginfo.
         let _ = unsafe { raw::checked(nr::WAITID, P_PID, pid as usize, at, WEXITED) };
+        if pid == main {
+            point::reached_in(fd::CRASH_POINTS, Point::MainReaped);
+        }
     }
 }
 

@@ -16,8 +16,14 @@ pub mod fd {
     pub const GATE: i32 = 8;
     /// The socket on which the main process's pidfd goes back.
     pub const REPORT: i32 = 9;
+    /// What of the standard output is on its way into the log, open both ways so that it survives the executor. Only held.
+    pub const STDOUT_SPOOL: i32 = 10;
+    /// The same of the standard error.
+    pub const STDERR_SPOOL: i32 = 11;
     /// The cgroup (v2) into which the main process is cloned, where the plan says so.
-    pub const CGROUP: i32 = 10;
+    pub const CGROUP: i32 = 12;
+    /// In debug builds, if a test asked for it: the folder of crash points (see [`crate::point`]).
+    pub const CRASH_POINTS: i32 = 13;
     /// Opened by the main process itself, and closed by its exec: the user namespace that it joins.
     pub const USER_NAMESPACE: i32 = 61;
 }

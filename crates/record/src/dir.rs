@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use holdfast_init::exit::ExitRecord;
+use holdfast_sys::point::{self, Point};
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::durable::{self, Durability};
+use crate::extra::{self, Format};
 use crate::{Intent, Notices, ProcessIdentity, RECORD_VERSION, Record, RecordError, TaskResult, Told};
 
 /// The files of a supervision directory.
@@ -36,6 +36,10 @@ pub mod names {
     pub const STDOUT: &str = "stdout";
     /// FIFO, owned by the task's user.
     pub const STDERR: &str = "stderr";
+    /// FIFO between [`STDOUT`] and the log: what was taken off the one and is not in the other.
+    pub const STDOUT_SPOOL: &str = "stdout.spool";
+    /// The same behind [`STDERR`].
+    pub const STDERR_SPOOL: &str = "stderr.spool";
     /// FIFO on which init tells what happened.
     pub const EVENTS: &str = "events";
     /// The executor's socket, 0600.
@@ -94,9 +98,11 @@ impl SupervisionDir {
             },
             Err(e) => return Err(RecordError::io("open", &driver_root.join(&temporary), e)),
         };
+        point::reached(Point::FolderMade);
         let placed = dir
             .write_json(names::INTENT, intent, Durability::Process)
             .and_then(|()| {
+                point::reached(Point::FolderIntended);
                 // rename(2) replaces a folder only if it is empty, and ours never is without an intent in it.
                 match renameat(&root, temporary.as_str(), &root, name.as_str()) {
                     Ok(()) => Ok(()),
@@ -271,6 +277,7 @@ impl SupervisionDir {
             Err(Errno::ENOENT) => return Ok(()),
             Err(e) => return Err(RecordError::io("remove", &self.path, e)),
         }
+        point::reached(Point::FolderUnnamed);
         remove_tree(&root, temporary.as_str()).map_err(|e| RecordError::io("remove", &self.path, e))
     }
 
@@ -294,17 +301,17 @@ impl SupervisionDir {
         }
     }
 
-    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RecordError> {
+    fn read_json<T: Format>(&self, name: &str) -> Result<Option<T>, RecordError> {
         let Some(content) = self.read(name)? else {
             return Ok(None);
         };
         parse(&content, &self.path.join(name)).map(Some)
     }
 
-    fn write_json<T: Serialize>(&self, name: &str, value: &T, durability: Durability) -> Result<(), RecordError> {
+    fn write_json<T: Format>(&self, name: &str, value: &T, durability: Durability) -> Result<(), RecordError> {
         let path = || self.path.join(name);
         self.check()?;
-        let mut content = serde_json::to_vec(value).map_err(|e| RecordError::Io {
+        let mut content = extra::write(value).map_err(|e| RecordError::Io {
             action: "encode",
             path: path(),
             source: e.into(),
@@ -330,7 +337,7 @@ impl AsFd for SupervisionDir {
 }
 
 /// One JSON object with a version that this program understands.
-fn parse<T: DeserializeOwned>(content: &[u8], path: &Path) -> Result<T, RecordError> {
+fn parse<T: Format>(content: &[u8], path: &Path) -> Result<T, RecordError> {
     let malformed = |reason: String| RecordError::Malformed {
         path: path.to_owned(),
         reason,
@@ -349,7 +356,7 @@ fn parse<T: DeserializeOwned>(content: &[u8], path: &Path) -> Result<T, RecordEr
         }
         Some(_) => {}
     }
-    serde_json::from_value(value).map_err(|e| malformed(e.to_string()))
+    extra::read(&value).map_err(|e| malformed(e.to_string()))
 }
 
 /// First half of a folder's name: the task of an alloc.
@@ -491,6 +498,9 @@ pub(crate) fn remove_tree<P: ?Sized + NixPath>(parent: &OwnedFd, name: &P) -> io
             b"." | b".." => {}
             // Of whatever bytes: a task may have named it.
             _ => remove_tree(&folder, entry.file_name())?,
+        }
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            point::reached(Point::FolderHalfRemoved);
         }
     }
     match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {

@@ -5,10 +5,13 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use holdfast_sys::point::{self, Point};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::dir::names;
 
 /// No record comes near it; a reader of foreign content must not fill the memory.
 pub(crate) const MAX_BYTES: u64 = 1 << 20;
@@ -61,8 +64,10 @@ pub(crate) fn replace(
     let (mut file, temporary) = create_temporary(dir, name).map_err(|e| ("create a temporary file for", e))?;
     let written = (|| {
         file.write_all(content).map_err(|e| ("write", e))?;
+        pass(name, Point::RecordWritten, Point::ResultWritten);
         if durability == Durability::Host {
             file.sync_all().map_err(|e| ("sync", e))?;
+            point::reached(Point::ResultSynced);
         }
         renameat(dir, temporary.as_str(), dir, name).map_err(|e| ("rename the temporary file of", e.into()))
     })();
@@ -71,10 +76,20 @@ pub(crate) fn replace(
         let _ = unlinkat(dir, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
         return Err(failure);
     }
+    pass(name, Point::RecordReplaced, Point::ResultNamed);
     if durability == Durability::Host {
         nix::unistd::fsync(dir).map_err(|e| ("sync the folder of", e.into()))?;
     }
     Ok(())
+}
+
+/// The point is the record's or the result's; other files have none.
+fn pass(name: &str, record: Point, result: Point) {
+    match name {
+        names::RECORD => point::reached(record),
+        names::RESULT => point::reached(result),
+        _ => {}
+    }
 }
 
 fn create_temporary(dir: BorrowedFd<'_>, name: &str) -> io::Result<(File, String)> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootId, Extra, ProcessIdentity};
+use crate::{BootId, Extra, ProcessIdentity, extra};
 
 /// Version of [`HandleState`], and of the agent's handle around it; 0 is taken by other drivers.
 pub const HANDLE_VERSION: u32 = 1;
@@ -62,12 +62,12 @@ impl HandleState {
             Some(version) => return Err(HandleError::UnsupportedVersion(version)),
             None => return Err(HandleError::Malformed("no version".to_owned())),
         }
-        serde_json::from_value(value).map_err(|e| HandleError::Malformed(e.to_string()))
+        extra::read(&value).map_err(|e| HandleError::Malformed(e.to_string()))
     }
 
     /// JSON. Fails for a path that is not UTF-8.
     pub fn to_bytes(&self) -> Result<Vec<u8>, HandleError> {
-        serde_json::to_vec(self).map_err(|e| HandleError::Malformed(e.to_string()))
+        extra::write(self).map_err(|e| HandleError::Malformed(e.to_string()))
     }
 }
 

@@ -12,6 +12,7 @@ mod dir;
 mod durable;
 mod ending;
 mod error;
+mod extra;
 mod find;
 mod handle;
 mod identity;
@@ -28,6 +29,7 @@ pub use boot::{BootId, InvalidBootId, boot_id};
 pub use dir::{Lock, SupervisionDir, names};
 pub use ending::{AgentExit, Ending, ExecutorLoss, ExitType, KillStep, KillTarget, MaxRuntime, Stragglers};
 pub use error::RecordError;
+pub use extra::Extra;
 pub use find::{Dirs, driver_roots, find_by_task, find_by_task_id, find_matching, remove_abandoned};
 pub use handle::{HANDLE_VERSION, HandleError, HandleState};
 pub use holdfast_init::exit::ExitRecord;
@@ -46,9 +48,6 @@ pub use task_record::{Record, StopRecord, milliseconds};
 /// The version that this crate writes into every record, and the newest that it reads. Fields may be added without
 /// another version; a change of meaning needs one.
 pub const RECORD_VERSION: u32 = 1;
-
-/// Fields that a reader does not know, kept so that rewriting a record of a newer program loses nothing.
-pub type Extra = serde_json::Map<String, serde_json::Value>;
 
 /// Unix time in milliseconds, now; the unit of every `_at_ms` field.
 pub fn now_ms() -> i64 {

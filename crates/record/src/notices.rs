@@ -73,7 +73,8 @@ impl Notices {
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
         });
-        self.next += 1;
+        // A number that somebody else has written may be the last.
+        self.next = self.next.saturating_add(1);
         let excess = self.notices.len().saturating_sub(KEPT);
         self.notices.drain(..excess);
     }

@@ -1,6 +1,9 @@
 //! `result`: how the task ended.
 
-use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Extra, RECORD_VERSION};
 
@@ -54,9 +57,11 @@ impl TaskResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// By itself, with this code.
+    /// By itself, with this code, 0 to 255.
+    #[serde(deserialize_with = "exit_code")]
     Exited(i32),
-    /// By this signal.
+    /// By this signal, 1 to 64.
+    #[serde(deserialize_with = "signal")]
     Signalled(i32),
     /// Why the status is not known.
     Unknown(String),
@@ -69,4 +74,21 @@ impl Status {
     pub fn is_success(&self) -> bool {
         *self == Status::Exited(0)
     }
+}
+
+/// What no process can end with is damage: an agent is told 128 and the number of a signal, and -128 would be success.
+fn within<'de, D: Deserializer<'de>>(deserializer: D, what: &str, range: RangeInclusive<i32>) -> Result<i32, D::Error> {
+    let value = i32::deserialize(deserializer)?;
+    match range.contains(&value) {
+        true => Ok(value),
+        false => Err(D::Error::custom(format!("{value} is no {what}"))),
+    }
+}
+
+fn exit_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    within(deserializer, "exit code", 0..=255)
+}
+
+fn signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    within(deserializer, "signal", 1..=64)
 }

@@ -6,6 +6,7 @@ mod given;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::OnceLock;
 
 use thiserror::Error;
 
@@ -200,10 +201,15 @@ fn plain(name: &str) -> String {
     small.strip_prefix("cap_").unwrap_or(&small).to_owned()
 }
 
-/// The highest number that the kernel has.
+/// The highest number that the kernel has, which stays as it is.
 fn last() -> io::Result<usize> {
+    static LAST: OnceLock<usize> = OnceLock::new();
+    if let Some(last) = LAST.get() {
+        return Ok(*last);
+    }
     let last = fs::read_to_string(LAST_CAP)?;
-    last.trim().parse().map_err(io::Error::other)
+    let last = last.trim().parse().map_err(io::Error::other)?;
+    Ok(*LAST.get_or_init(|| last))
 }
 
 /// The capabilities that the kernel has, in the order of their numbers. Without `allow_net_raw` all but CAP_NET_RAW: it lets a

@@ -82,7 +82,9 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         let mut place = scale;
         for digit in fraction.bytes() {
             place /= 10;
-            nanoseconds += u128::from(digit - b'0') * place;
+            nanoseconds = nanoseconds
+                .checked_add(u128::from(digit - b'0') * place)
+                .ok_or_else(invalid)?;
         }
         total = total.checked_add(nanoseconds).ok_or_else(invalid)?;
         rest = after;

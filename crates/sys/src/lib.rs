@@ -9,6 +9,7 @@ pub mod file;
 pub mod landlock;
 pub mod limit;
 pub mod network;
+pub mod point;
 pub mod probe;
 pub mod process;
 pub mod readiness;

@@ -1,8 +1,9 @@
 //! Starting programs: steps are prepared by the parent and run, without allocation or libc, by the child.
 
+use std::arch::asm;
 use std::ffi::OsStr;
 use std::io;
-use std::mem::zeroed;
+use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -422,6 +423,54 @@ pub enum SpawnError {
 
 /// Clones a child that runs the steps (clone3(2), CLONE_PIDFD) and returns at once.
 pub fn spawn(steps: &mut Steps, birthplace: Birthplace<'_>) -> io::Result<Spawned> {
+    clone_child(steps, birthplace, Memory::Copied)
+}
+
+/// The same, and waits for exec: returns a program that runs, or the step that failed. Until then the child has the memory of this
+/// process, which is not copied (CLONE_VM, CLONE_VFORK), so that steps which change what belongs to the memory, dumpability and
+/// credentials, are not for it.
+pub fn spawn_and_wait(steps: &mut Steps, birthplace: Birthplace<'_>) -> Result<(i32, PidFd), SpawnError> {
+    let spawned = clone_child(steps, birthplace, Memory::Shared).map_err(SpawnError::Clone)?;
+    match spawned.started.wait().map_err(SpawnError::Clone)? {
+        Ok(()) => Ok((spawned.pid, spawned.pidfd)),
+        Err(failure) => {
+            let _ = reap_blocking(&spawned.pidfd);
+            Err(SpawnError::Step(failure))
+        }
+    }
+}
+
+/// What a child runs in until it executes a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// A copy of this process's.
+    Copied,
+    /// This process's own; the calling thread sleeps meanwhile.
+    Shared,
+}
+
+/// What the child needs to know, with nothing in it that is the parent's own.
+#[repr(C)]
+struct Errand {
+    block: *mut u8,
+    length: usize,
+    status: i32,
+}
+
+/// The child's whole life before exec.
+extern "C" fn run_errand(errand: *const Errand) -> ! {
+    // SAFETY: whoever clones keeps the errand until the child has executed something or is gone.
+    let Errand { block, length, status } = unsafe { std::ptr::read(errand) };
+    // SAFETY: the block was made by `Steps`, and nobody else looks at it meanwhile.
+    let failure = unsafe { steps::run(block, length) };
+    let _ = raw::write(status, &failure.to_bytes());
+    raw::exit(127);
+}
+
+/// Of a child that shares the memory. The steps take a few KiB.
+const STACK: usize = 64 * 1024;
+
+fn clone_child(steps: &mut Steps, birthplace: Birthplace<'_>, memory: Memory) -> io::Result<Spawned> {
     steps.check()?;
     let (read_end, write_end) = pipe()?;
     let mut pidfd: libc::c_int = -1;
@@ -439,21 +488,25 @@ pub fn spawn(steps: &mut Steps, birthplace: Birthplace<'_>) -> io::Result<Spawne
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd().unsigned_abs().into();
     }
-    let (block, length) = (steps.block.as_mut_ptr().cast::<u8>(), steps.block.len() * 8);
-    let status = write_end.as_raw_fd();
+    let mut stack: Vec<MaybeUninit<u128>> = Vec::new();
+    if memory == Memory::Shared {
+        stack.reserve_exact(STACK / size_of::<u128>());
+        arguments.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+        arguments.stack = stack.as_mut_ptr() as u64;
+        arguments.stack_size = STACK as u64;
+    }
+    let errand = Errand {
+        block: steps.block.as_mut_ptr().cast(),
+        length: steps.block.len() * 8,
+        status: write_end.as_raw_fd(),
+    };
     let blocked = BlockedSignals::all();
     let abroad = pid_namespace_of.map(BirthsAbroad::begin).transpose()?;
-    // SAFETY: the arguments live until the call returns; the child has its own copy of this memory, in which no other thread
-    // runs, and does nothing but the steps.
-    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
-    if answer == 0 {
-        // SAFETY: the block is this function's own and was made by `Steps`.
-        let failure = unsafe { steps::run(block, length) };
-        let _ = raw::write(status, &failure.to_bytes());
-        raw::exit(127);
-    }
-    let failure = (answer < 0).then(io::Error::last_os_error);
-    drop((abroad, blocked));
+    // SAFETY: arguments, errand and stack live until the call returns, which with shared memory is after the child's last use of them;
+    // a copy of the memory has its own. In neither does another thread touch them.
+    let answer = unsafe { clone3(&arguments, &errand) };
+    let failure = (answer < 0).then(|| io::Error::from_raw_os_error(-answer as i32));
+    drop((abroad, blocked, stack));
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -464,16 +517,35 @@ pub fn spawn(steps: &mut Steps, birthplace: Birthplace<'_>) -> io::Result<Spawne
     })
 }
 
-/// [`spawn`], and waits for exec: returns a program that runs, or the step that failed.
-pub fn spawn_and_wait(steps: &mut Steps, birthplace: Birthplace<'_>) -> Result<(i32, PidFd), SpawnError> {
-    let spawned = spawn(steps, birthplace).map_err(SpawnError::Clone)?;
-    match spawned.started.wait().map_err(SpawnError::Clone)? {
-        Ok(()) => Ok((spawned.pid, spawned.pidfd)),
-        Err(failure) => {
-            let _ = reap_blocking(&spawned.pidfd);
-            Err(SpawnError::Step(failure))
-        }
+/// clone3(2), after which the child runs the errand and never returns here: it may be on a stack of its own, and on the parent's memory.
+/// Answers like the kernel, with the error number negated.
+///
+/// # Safety
+/// The arguments must be valid; without a stack they must not share the memory; the errand must be as [`run_errand`] wants it.
+unsafe fn clone3(arguments: &libc::clone_args, errand: &Errand) -> isize {
+    let answer: isize;
+    // SAFETY: in the parent the instruction changes rax, rcx and r11 alone. The child leaves by a call, with a stack that is aligned for it.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "and rsp, -16",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => answer,
+            in("rdi") std::ptr::from_ref(arguments),
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") run_errand as extern "C" fn(*const Errand) -> !,
+            in("r13") std::ptr::from_ref(errand),
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
     }
+    answer
 }
 
 /// Reaps a child that is about to end.

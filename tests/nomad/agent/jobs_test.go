@@ -79,7 +79,7 @@ func serviceFromStartToStop(n *node, driver string) {
 func (n *node) useEverything(allocation *api.Allocation, pid int) {
 	n.t.Helper()
 	n.eventually("a session in the task", func() error {
-		code, said, err := n.exec(allocation, false, "from outside\n", "/bin/sh", "-c", "cat; echo $NOMAD_TASK_NAME; exit 5")
+		code, said, err := n.tryExec(allocation, "from outside\n", "/bin/sh", "-c", "cat; echo $NOMAD_TASK_NAME; exit 5")
 		if err != nil {
 			return err
 		}
@@ -242,7 +242,7 @@ func manyTasks(n *node, driver string) {
 
 	n.killPlugin(driver)
 	n.eventually("a session after the driver's death", func() error {
-		_, _, err := n.exec(one, false, "", "true")
+		_, _, err := n.tryExec(one, "", "true")
 		return err
 	})
 	must.NoError(n.t, allRun())

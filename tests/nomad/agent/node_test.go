@@ -31,7 +31,7 @@ import (
 )
 
 // patience bounds every wait. An agent's first registration alone can take half a minute.
-var patience = 3 * time.Minute
+var patience = 5 * time.Minute
 
 // names are the plugin file names, and so the drivers, under which the raw profile is served.
 var names = []string{"raw_exec", "holdfast_raw"}
@@ -563,7 +563,17 @@ func (n *node) mainPid(allocation *api.Allocation) int {
 
 // exec runs a command in a task through the agent's API.
 func (n *node) exec(allocation *api.Allocation, tty bool, input string, command ...string) (int, string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	return n.execWithin(patience, allocation, tty, input, command...)
+}
+
+// tryExec is one of several attempts while the driver may be dead. A session that fails while its input is on the way can hang for
+// ever in the agent's HTTP server (execStreamImpl): it waits for room for a third error in a channel of two that only itself reads.
+func (n *node) tryExec(allocation *api.Allocation, input string, command ...string) (int, string, error) {
+	return n.execWithin(patience/10, allocation, false, input, command...)
+}
+
+func (n *node) execWithin(bound time.Duration, allocation *api.Allocation, tty bool, input string, command ...string) (int, string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	var stdout, stderr strings.Builder
 	source := io.Reader(strings.NewReader(input))

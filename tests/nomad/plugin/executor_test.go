@@ -251,7 +251,7 @@ func TestExecutorShutsATaskDownBySignalThenByKill_K1(t *testing.T) {
 	s.launch(`trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done`)
 	s.says("ready")
 	must.ErrorContains(t, s.Shutdown("SIGNONSENSE", time.Second), "error unknown signal given for shutdown: SIGNONSENSE")
-	must.NoError(t, s.Shutdown("SIGTERM", 300*time.Millisecond))
+	must.NoError(t, s.Shutdown("SIGTERM", 3*time.Second))
 	state := s.wait()
 	must.Eq(t, 137, state.ExitCode)
 	must.Eq(t, int(syscall.SIGKILL), state.Signal)
@@ -334,9 +334,9 @@ func TestExecutorDestroysTheTasksCgroup(t *testing.T) {
 		}
 		return nil
 	})
-	must.NoError(t, s.Shutdown("SIGTERM", 5*time.Second))
+	must.NoError(t, s.Shutdown("SIGTERM", patience))
 	must.Eq(t, int(syscall.SIGTERM), s.wait().Signal)
-	must.NoError(t, s.Shutdown("SIGTERM", 5*time.Second))
+	must.NoError(t, s.Shutdown("SIGTERM", patience))
 	must.NoError(t, s.Shutdown("", 0))
 	s.leave()
 }

@@ -32,7 +32,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen. No test asserts how long a thing takes.
-var patience = 30 * time.Second
+var patience = 2 * time.Minute
 
 // names are the plugin file names under which the raw profile is served.
 var names = []string{"raw_exec", "holdfast_raw"}
@@ -99,7 +99,7 @@ func newRoot(t *testing.T, name string) *host {
 		h.config["enabled"] = true
 	}
 	// A call that never comes back fails when its plugin is gone, so that the clean-up below is reached.
-	watchdog := time.AfterFunc(6*patience, func() { processes.KillHolding(root) })
+	watchdog := time.AfterFunc(3*patience, func() { processes.KillHolding(root) })
 	t.Cleanup(func() {
 		watchdog.Stop()
 		processes.KillHolding(root)

@@ -120,7 +120,8 @@ func TestABurnerUsesOneCoreAndTheTicksFollow_T5(t *testing.T) {
 	samples, err := h.Driver.TaskStats(context.Background(), task.ID, 500*time.Millisecond)
 	must.NoError(t, err)
 	var best *cstructs.CpuStats
-	var user float64
+	var user, used, passed float64
+	var before int64
 	for range 10 {
 		sample, open := <-samples
 		must.True(t, open)
@@ -129,9 +130,16 @@ func TestABurnerUsesOneCoreAndTheTicksFollow_T5(t *testing.T) {
 			best = cpu
 		}
 		user = max(user, cpu.UserMode)
+		if before != 0 {
+			since := float64(sample.Timestamp - before)
+			used, passed = used+cpu.Percent*since, passed+since
+		}
+		before = sample.Timestamp
 	}
-	// A loaded host gives less than a core, never more than the clock's grain above it.
-	must.Between(t, 5, best.Percent, 130, must.Sprintf("%+v", best))
+	// A loaded host gives less than a core. It may also hold the driver up between its looks at the clock and at the counters: one sample
+	// is then too high and the next too low, so that only all together are bounded from above.
+	must.Greater(t, 5, best.Percent, must.Sprintf("%+v", best))
+	must.Between(t, 1, used/passed, 130, must.Sprintf("percent of a core, on average"))
 	must.Positive(t, best.TotalTicks)
 	// The kernel counts user time at its ticks: on a loaded host a single sample may have met none.
 	must.Positive(t, user)

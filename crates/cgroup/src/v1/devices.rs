@@ -1,7 +1,7 @@
 //! The devices controller (cgroup-v1, devices.rst).
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -28,9 +28,17 @@ pub(crate) fn restrict(root: &Path, scope: &Scope, rules: &[DeviceRule]) -> Resu
         return Err(DeviceError::NoCgroup { path });
     };
     refuse_everything(dir).map_err(|e| refused(dir, DENY, EVERYTHING.to_owned(), e))?;
+    let allow = dir.join(ALLOW);
+    let allow = File::options()
+        .write(true)
+        .open(&allow)
+        .map_err(|e| refused(dir, ALLOW, String::new(), e))?;
     rules.iter().try_for_each(|rule| {
         let value = rule.to_string();
-        interface::write(&dir.join(ALLOW), &value).map_err(|e| refused(dir, ALLOW, value, e))
+        // One rule per write.
+        (&allow)
+            .write_all(value.as_bytes())
+            .map_err(|e| refused(dir, ALLOW, value, e))
     })
 }
 

@@ -132,7 +132,7 @@ fn killing_the_task_takes_its_sessions_with_it_frozen_ones_too() {
                     freeze_cgroup(
                         session.dir().unwrap(),
                         place.scope.version,
-                        std::time::Duration::from_secs(10),
+                        std::time::Duration::from_secs(60),
                     )
                     .unwrap();
                 }

@@ -143,7 +143,7 @@ pub fn pid(child: &Child) -> i32 {
 /// Long enough for any machine; what never happens fails the caller's assertion.
 pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(30) {
+    while begin.elapsed() < Duration::from_secs(120) {
         if condition() {
             return true;
         }

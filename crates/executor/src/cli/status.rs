@@ -343,7 +343,11 @@ fn ending_lines(ending: &Ending, lines: &mut Vec<Line>) {
 }
 
 fn when(milliseconds: i64) -> String {
-    format!("{} ({} ago)", time(milliseconds), age(now_ms() - milliseconds))
+    format!(
+        "{} ({} ago)",
+        time(milliseconds),
+        age(now_ms().saturating_sub(milliseconds))
+    )
 }
 
 fn output(output: &OutputRecord) -> String {

@@ -95,7 +95,7 @@ pub fn exit_result(exit: executor_v1::SessionExit) -> ExitResult {
     let exit_code = match (timed_out, signal) {
         (true, _) => -1,
         (false, 0) => exit_code,
-        (false, signal) => 128 + signal,
+        (false, signal) => signal.saturating_add(128),
     };
     ExitResult {
         exit_code,

@@ -113,6 +113,9 @@ fn step_end(now: Duration, step: &KillStep) -> u64 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

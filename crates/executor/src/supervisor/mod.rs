@@ -31,6 +31,7 @@ use holdfast_record::{
 };
 use holdfast_sandbox::duration;
 use holdfast_sys::clock::boottime;
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::{ExitStatus, PidFd};
 use holdfast_sys::readiness::Registered;
 use holdfast_wire::executor_v1::TaskSpec;
@@ -354,6 +355,7 @@ impl Supervisor {
         match self.living(record, Some(main), Some(init), events, pump, scope, watch, Some(env)) {
             Ok(living) => {
                 let _ = reply.send(Ok(started));
+                point::reached(Point::LaunchAnswered);
                 Some(living)
             }
             Err(source) => {
@@ -465,6 +467,7 @@ impl Supervisor {
             self.stop_unattended(&mut living);
         }
         let status = self.until_over(&mut living).await;
+        point::reached(Point::StatusKnown);
         self.sessions.close();
         self.tell(&living, Phase::Draining);
         let result = self.conclude(&mut living, status).await;
@@ -549,6 +552,7 @@ impl Supervisor {
 
     /// The status, and whether it was the kernel who ended it, before anything else is killed.
     async fn end_of_main(&self, living: &mut Living) {
+        point::reached(Point::ExitHeard);
         let status = self.status(living).await;
         let record = &mut living.record;
         let oom_killed = record.main_oom_killed.unwrap_or_else(|| {
@@ -596,8 +600,10 @@ impl Supervisor {
                     living.attendance.begin(&mut living.record, &caller);
                 }
                 self.write_record(living);
+                point::reached(Point::CommitRecorded);
                 self.tell_again(living);
                 let _ = reply.send(Ok(()));
+                point::reached(Point::CommitAnswered);
             }
             Command::Attend(caller, attends, reply) => {
                 let has_changed = match attends {
@@ -735,6 +741,7 @@ impl Supervisor {
         living.stop_due = Some(instant_of(record.due()));
         living.record.stop = Some(record);
         self.write_record(living);
+        point::reached(Point::StopRecorded);
         self.tell(living, Phase::Stopping);
         let Some(signal) = signal else { return };
         thaw(living);
@@ -747,10 +754,12 @@ impl Supervisor {
         if let Err(e) = send(living, signal, target) {
             log::line(&e.to_string());
         }
+        point::reached(Point::StopSignalled);
         if let Some(stop) = &mut living.record.stop {
             stop.signalled = true;
         }
         self.write_record(living);
+        point::reached(Point::SignalRecorded);
     }
 
     /// What an executor before this one has left undone.
@@ -776,8 +785,11 @@ impl Supervisor {
         living.runtime_until = None;
         living.attendance.until = None;
         living.dying_until.get_or_insert(Instant::now() + DYING_BOUND);
+        point::reached(Point::KillDue);
         kill_main(living);
+        point::reached(Point::MainKilled);
         self.kill_others(living);
+        point::reached(Point::AllKilled);
         living.frozen = false;
         freezing::give_up(living, "the task is being killed");
         let now = boottime();
@@ -846,11 +858,13 @@ impl Supervisor {
         } else {
             self.end_stragglers(living).await;
         }
+        point::reached(Point::StragglersEnded);
         let drained = tokio::time::timeout(DRAIN_BOUND, living.pump.drain()).await;
         let are_left = leaves && has_stragglers(living);
         if !are_left && !matches!(drained, Ok(Ok(_))) {
             log::line("the last output could not be written in time; it is lost");
         }
+        point::reached(Point::OutputDrained);
         self.tell_losses(living, are_left);
         living.oom.settle(main_oom_killed);
         self.tell_oom_kills(living);
@@ -864,29 +878,38 @@ impl Supervisor {
                 matches!(result.status, Status::Exited(_)) && living.plan.ending.exit_type == ExitType::Main;
             result.executor_lost = stop.executor_lost && !was_first;
         }
-        if are_left {
-            self.hand_over_output(living).await;
-        }
+        let drain = if are_left {
+            self.hand_over_output(living).await
+        } else {
+            None
+        };
         self.write_result(living, &result).await;
+        point::reached(Point::ResultOnDisk);
+        if let Some(drain) = drain {
+            drain.go_on(&self.dir);
+        }
         if let Some((init, _)) = living.init.take() {
             let _ = init.send_signal(libc::SIGKILL);
         }
+        point::reached(Point::InitEnded);
         if let Some(scope) = living.scope.as_deref().filter(|_| !are_left)
             && let Err(e) = scope.remove()
         {
             log::line(&e.to_string());
         }
+        point::reached(Point::CgroupsRemoved);
         result
     }
 
     /// What is left goes on without an executor, in the cgroups that are its own now; what it writes is collected by another process,
     /// which removes them in the end.
-    async fn hand_over_output(&self, living: &Living) {
+    async fn hand_over_output(&self, living: &Living) -> Option<drain::Drain> {
         log::line("what the main process has left goes on");
         let started = drain::start(Path::new(drain::SELF), &self.dir, &living.plan, &living.pump).await;
-        if let Err(e) = started {
+        started.unwrap_or_else(|e| {
             log::line(&e.to_string());
-        }
+            None
+        })
     }
 
     /// Output that did not reach its sink, with the sums of all so far. What is still on its way is not lost if somebody goes on

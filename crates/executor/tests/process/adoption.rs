@@ -243,7 +243,7 @@ async fn a_stop_under_way_is_finished_by_the_next_executor() {
         .await;
     task.says("ready");
     let mut stopping = peer.executor.clone();
-    let request = tokio::spawn(async move { stopping.stop(stop(libc::SIGTERM, 1500)).await });
+    let request = tokio::spawn(async move { stopping.stop(stop(libc::SIGTERM, 5000)).await });
     while task.record().stop.is_none() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }

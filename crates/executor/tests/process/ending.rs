@@ -151,7 +151,7 @@ fn words(task: &Task) -> Vec<String> {
 async fn a_kill_sequence_is_gone_through_and_ends_with_a_kill() {
     let mut host = Host::new();
     let task = host.task("main");
-    let sequence = steps(&[(libc::SIGHUP, 300), (libc::SIGUSR1, 300), (libc::SIGQUIT, 300)]);
+    let sequence = steps(&[(libc::SIGHUP, 1_500), (libc::SIGUSR1, 1_500), (libc::SIGQUIT, 1_500)]);
     let spec = host.scoped(ending(task.shell(STUBBORN), sequence));
     let (mut peer, _) = host.launch(&task, spec).await;
     task.says("ready");
@@ -166,10 +166,10 @@ async fn a_kill_sequence_is_gone_through_and_ends_with_a_kill() {
 async fn the_grace_of_the_stop_bounds_its_sequence() {
     let host = Host::new();
     let task = host.task("main");
-    let sequence = steps(&[(libc::SIGHUP, 100), (libc::SIGUSR1, 3_600_000), (libc::SIGQUIT, 300)]);
+    let sequence = steps(&[(libc::SIGHUP, 1_000), (libc::SIGUSR1, 3_600_000), (libc::SIGQUIT, 300)]);
     let (mut peer, _) = host.launch(&task, ending(task.shell(STUBBORN), sequence)).await;
     task.says("ready");
-    peer.executor.stop(stop(libc::SIGTERM, 800)).await.unwrap();
+    peer.executor.stop(stop(libc::SIGTERM, 3_000)).await.unwrap();
     left(peer);
     assert_eq!(task.result().status, Status::Signalled(libc::SIGKILL));
     assert_eq!(words(&task), ["HUP", "USR1"]);
@@ -202,7 +202,7 @@ async fn adopt(host: &Host, task: &Task) -> holdfast_executor::client::Peer {
 async fn an_adopting_executor_goes_on_with_the_sequence_where_it_was() {
     let mut host = Host::new();
     let task = host.task("main");
-    let sequence = steps(&[(libc::SIGHUP, 200), (libc::SIGUSR1, 1_500), (libc::SIGQUIT, 200)]);
+    let sequence = steps(&[(libc::SIGHUP, 1_000), (libc::SIGUSR1, 5_000), (libc::SIGQUIT, 1_500)]);
     let spec = host.scoped(ending(task.shell(STUBBORN), sequence));
     let (peer, _) = host.running_spec(&task, spec).await;
     task.says("ready");
@@ -423,7 +423,7 @@ async fn a_task_that_has_run_as_long_as_it_may_is_stopped() {
         let task = host.task("main");
         let script = "trap 'echo asked; exit 8' USR1; echo ready; while :; do sleep 0.02; done";
         let (mut peer, _) = host
-            .running_spec(&task, ending(task.shell(script), at_most(700, grace_ms)))
+            .running_spec(&task, ending(task.shell(script), at_most(2_000, grace_ms)))
             .await;
         let result = wait(&task, &mut peer).await;
         assert!(result.timed_out);
@@ -464,7 +464,7 @@ async fn the_run_time_goes_on_while_nobody_supervises() {
     let task = host.task("main");
     let script = "trap 'echo asked; exit 8' USR1; echo ready; while :; do sleep 0.02; done";
     let (peer, _) = host
-        .running_spec(&task, ending(task.shell(script), at_most(1_000, 20_000)))
+        .running_spec(&task, ending(task.shell(script), at_most(4_000, 20_000)))
         .await;
     task.says("ready");
     let deadline = task.record().runtime_deadline_boot_ms.unwrap();

@@ -16,7 +16,7 @@ use holdfast_wire::executor_v1::{
 };
 
 /// Bound of every wait for something that must happen. No test asserts how long a thing takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn is_root() -> bool {
     holdfast_sys::process::effective_uid() == 0
@@ -199,7 +199,7 @@ impl Drop for Host {
         let marker = self.path().to_str().unwrap().to_owned();
         // The init of an ended task is killed after the result is told, and may still be on its way out.
         let mut left = self.left();
-        for _ in 0..100 {
+        for _ in 0..1200 {
             if left.is_empty() || std::thread::panicking() {
                 break;
             }

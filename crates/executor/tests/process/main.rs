@@ -22,6 +22,7 @@ mod output;
 mod output_agent;
 mod output_disk;
 mod output_drain;
+mod output_killed;
 mod output_large;
 mod privileged;
 mod run;

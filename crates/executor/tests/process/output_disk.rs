@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use holdfast_executor::pump::{Pump, Stream};
+use holdfast_executor::spool::Spool;
 use holdfast_wire::executor_v1::{
     ExecRequest, IdentifyRequest, Output, RotatedFiles, StopRequest, TaskSpec, output, task_result,
 };
@@ -13,8 +14,8 @@ use holdfast_wire::executor_v1::{
 use crate::host::{Host, PATIENCE, Task, eventually, is_root, left, lives, wait};
 
 /// A file system of its own below the host's folder. A child of the test thaws and unmounts it, also when the test is killed.
-struct Disk {
-    folder: PathBuf,
+pub struct Disk {
+    pub folder: PathBuf,
     keeper: Option<Child>,
 }
 
@@ -43,7 +44,7 @@ impl Disk {
     }
 
     /// In memory, with this much room.
-    fn small(host: &Host, kib: u32) -> Self {
+    pub fn small(host: &Host, kib: u32) -> Self {
         let folder = host.path().join("small");
         fs::create_dir(&folder).unwrap();
         let size = format!("size={kib}k");
@@ -74,7 +75,7 @@ impl Disk {
         run("fsfreeze", &["-u", self.folder.to_str().unwrap()]);
     }
 
-    fn output(&self, task: &Task, stream: &str, drop_on_overflow: bool) -> Option<Output> {
+    pub fn output(&self, task: &Task, stream: &str, drop_on_overflow: bool) -> Option<Output> {
         Some(Output {
             sink: Some(output::Sink::Rotated(RotatedFiles {
                 directory: self.folder.to_str().unwrap().to_owned(),
@@ -87,7 +88,7 @@ impl Disk {
     }
 
     /// All files of standard output.
-    fn written(&self) -> String {
+    pub fn written(&self) -> String {
         let name = |number: &u32| self.folder.join(format!("main.stdout.{number}"));
         (0..)
             .take_while(|number| name(number).exists())
@@ -352,7 +353,8 @@ async fn dropped_output_is_told_at_once_and_then_rarely() {
     };
     let sink = holdfast_executor::output::Sink::open(&output).unwrap().unwrap();
     let (source, writer) = (open(), open());
-    let pump = Pump::start(vec![Stream { source, sink }]).unwrap();
+    let spool = Spool::open(&task.dir, "stdout.spool").unwrap();
+    let pump = Pump::start(vec![Stream { source, spool, sink }]).unwrap();
     let fill = || {
         let dropped = |pump: &Pump| pump.losses().iter().map(|loss| loss.dropped).sum::<u64>();
         let before = dropped(&pump);

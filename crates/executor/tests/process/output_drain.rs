@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use holdfast_executor::drain;
 use holdfast_executor::output::Sink;
 use holdfast_executor::pump::{Pump, Stream};
-use holdfast_record::{OutputRecord, Overflow, PlanRecord, names};
+use holdfast_executor::spool::Spool;
+use holdfast_record::{OutputRecord, Overflow, PlanRecord, Status, TaskResult, names};
+use holdfast_sys::process::PidFd;
 
 use crate::host::{Host, Task, binary, ended, eventually, signal, status_field};
 
@@ -50,10 +52,23 @@ fn straggler(task: &Task, script: &str) -> Child {
         .unwrap()
 }
 
-fn pump(plan: &PlanRecord, source: &OwnedFd) -> Pump {
+fn pump(task: &Task, plan: &PlanRecord, source: &OwnedFd) -> Pump {
     let sink = Sink::open(&plan.stdout).unwrap().unwrap();
     let source = source.as_fd().try_clone_to_owned().unwrap();
-    Pump::start(vec![Stream { source, sink }]).unwrap()
+    let spool = Spool::open(&task.dir, names::STDOUT_SPOOL).unwrap();
+    Pump::start(vec![Stream { source, spool, sink }]).unwrap()
+}
+
+/// As the executor does it: the drain is ready, the result is written, the drain goes on.
+async fn handed_over(task: &Task, plan: &PlanRecord, pump: &Pump) -> PidFd {
+    let drain = drain::start(Path::new(binary()), &task.dir, plan, pump).await;
+    let drain = drain.unwrap().unwrap();
+    task.dir.write_result(&result()).unwrap();
+    drain.go_on(&task.dir)
+}
+
+fn result() -> TaskResult {
+    TaskResult::new(Status::Exited(0), false, 0, 0)
 }
 
 #[tokio::test]
@@ -62,7 +77,7 @@ async fn what_stragglers_write_is_collected_without_the_executor_and_the_drain_e
     let task = host.task("main");
     let plan = plan(&task);
     let source = fifo(&task);
-    let pump = pump(&plan, &source);
+    let pump = pump(&task, &plan, &source);
     let mut straggler = straggler(
         &task,
         "seq 1 5000; touch passed; while [ ! -e go ]; do sleep 0.02; done; seq 5001 20000; echo end",
@@ -73,10 +88,7 @@ async fn what_stragglers_write_is_collected_without_the_executor_and_the_drain_e
             .then_some(())
             .ok_or("not there".to_owned())
     });
-    let pidfd = drain::start(Path::new(binary()), &task.dir, &plan, &pump)
-        .await
-        .unwrap()
-        .unwrap();
+    let pidfd = handed_over(&task, &plan, &pump).await;
     let pid = pidfd.pid().unwrap().unwrap();
     // What an executor and an init leave behind when they go: nothing.
     drop((pump, source));
@@ -112,7 +124,7 @@ async fn a_drain_takes_over_what_was_read_and_not_written() {
         ..PlanRecord::default()
     };
     let source = fifo(&task);
-    let pump = pump(&plan, &source);
+    let pump = pump(&task, &plan, &source);
     // Nobody reads: the agent's FIFO is full, and so are the pump's hands and the task's FIFO.
     let mut straggler = straggler(&task, "seq 1 100000");
     eventually("a full pipe", || {
@@ -120,10 +132,7 @@ async fn a_drain_takes_over_what_was_read_and_not_written() {
         let unwritten: u64 = losses.iter().map(|loss| loss.unwritten).sum();
         (unwritten > 64 * 1024).then_some(()).ok_or(format!("{losses:?}"))
     });
-    let pidfd = drain::start(Path::new(binary()), &task.dir, &plan, &pump)
-        .await
-        .unwrap()
-        .unwrap();
+    let pidfd = handed_over(&task, &plan, &pump).await;
     drop((pump, source));
     let read = std::thread::spawn(move || {
         let mut text = String::new();
@@ -157,14 +166,11 @@ async fn a_drain_waits_for_the_tasks_cgroup_and_removes_it() {
         ..plan(&task)
     };
     let source = fifo(&task);
-    let pump = pump(&plan, &source);
+    let pump = pump(&task, &plan, &source);
     let mut straggler = straggler(&task, "exec >&- ; while [ ! -e go ]; do sleep 0.02; done");
     let pid = i32::try_from(straggler.id()).unwrap();
     holdfast_cgroup::enter(&scope.join, pid).unwrap();
-    let pidfd = drain::start(Path::new(binary()), &task.dir, &plan, &pump)
-        .await
-        .unwrap()
-        .unwrap();
+    let pidfd = handed_over(&task, &plan, &pump).await;
     drop((pump, source));
     assert!(!pidfd.has_exited().unwrap());
     assert!(scope.kill.exists());
@@ -174,6 +180,47 @@ async fn a_drain_waits_for_the_tasks_cgroup_and_removes_it() {
     straggler.wait().unwrap();
     ended(&pidfd);
     assert!(scope.own.iter().all(|dir| !dir.exists()), "{scope:?}");
+}
+
+#[tokio::test]
+async fn a_drain_whose_executor_died_before_the_end_was_on_disk_leaves_the_output_to_the_next() {
+    let host = Host::new();
+    let task = host.task("main");
+    let plan = plan(&task);
+    let source = fifo(&task);
+    let expected: String = (1..=3000).map(|number| format!("{number}\n")).collect();
+    for has_result in [false, true] {
+        let pump = pump(&task, &plan, &source);
+        let drain = drain::start(Path::new(binary()), &task.dir, &plan, &pump).await;
+        drop(pump);
+        // From now on the FIFO is nobody's: what is written waits.
+        let mut straggler = straggler(&task, "seq 1 3000");
+        straggler.wait().unwrap();
+        if has_result {
+            task.dir.write_result(&result()).unwrap();
+        }
+        // What the end of the executor does.
+        drop(drain.unwrap().unwrap());
+        if has_result {
+            eventually("the output", || {
+                (task.stdout().len() >= 2 * expected.len())
+                    .then_some(())
+                    .ok_or("not all".to_owned())
+            });
+        } else {
+            eventually("the drain's end", || {
+                let pids = crate::host::pids_holding(task.dir.path().to_str().unwrap());
+                pids.is_empty().then_some(()).ok_or(format!("{pids:?}"))
+            });
+            assert_eq!(task.stdout(), "", "it has touched nothing");
+            // An executor that has adopted.
+            let pump = self::pump(&task, &plan, &source);
+            assert_eq!(pump.drain().await.unwrap(), 0);
+        }
+    }
+    assert!(task.stdout() == format!("{expected}{expected}"));
+    drop(source);
+    host.nothing_left();
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ async fn two_hundred_checks_leave_nothing_in_the_executor() {
             };
             let request = ExecRequest {
                 command: vec!["/bin/sh".to_owned(), "-c".to_owned(), script],
-                timeout_ms: if is_late { 100 } else { 20_000 },
+                timeout_ms: if is_late { 100 } else { 120_000 },
             };
             let ran = executor.exec(request).await.unwrap().into_inner();
             assert_eq!(ran.exit.unwrap().timed_out, is_late, "{number}");

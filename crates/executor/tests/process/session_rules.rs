@@ -159,10 +159,10 @@ async fn the_time_for_preparing_is_not_the_commands_x2() {
     let (peer, _) = host.launch(&task, spec).await;
     drop(reader);
     let lift = async {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(3_500)).await;
         open()
     };
-    let (ran, _reader) = tokio::join!(exec(&peer, &["echo", "in time"], 900), lift);
+    let (ran, _reader) = tokio::join!(exec(&peer, &["echo", "in time"], 3_000), lift);
     let ran = ran.unwrap();
     assert!(!ran.exit.unwrap().timed_out);
     assert_eq!(text(&ran.output), "in time\n");
@@ -175,7 +175,7 @@ async fn a_command_that_never_stops_writing_is_ended_by_its_time_x2() {
     let host = Host::new();
     let task = host.task("main");
     let (peer, _) = host.running(&task, "sleep 1000").await;
-    let (flood, other) = tokio::join!(exec(&peer, &["yes"], 500), exec(&peer, &["echo", "meanwhile"], 0));
+    let (flood, other) = tokio::join!(exec(&peer, &["yes"], 2_000), exec(&peer, &["echo", "meanwhile"], 0));
     assert!(flood.as_ref().unwrap().exit.unwrap().timed_out);
     assert!(flood.unwrap().output.ends_with(b"y\ny\n"));
     assert_eq!(other.unwrap().output, b"meanwhile\n");
@@ -207,13 +207,13 @@ async fn an_exit_of_any_code_is_told_from_a_time_limit_x2() {
     let host = Host::new();
     let task = host.task("main");
     let (peer, _) = host.running(&task, "sleep 1000").await;
-    for (script, code, signal, timed_out) in [
-        ("exit 255", 255, 0, false),
-        ("exit 137", 137, 0, false),
-        ("kill -KILL $$", 137, libc::SIGKILL, false),
-        ("sleep 1000", 137, libc::SIGKILL, true),
+    for (script, limit_ms, code, signal, timed_out) in [
+        ("exit 255", 60_000, 255, 0, false),
+        ("exit 137", 60_000, 137, 0, false),
+        ("kill -KILL $$", 60_000, 137, libc::SIGKILL, false),
+        ("sleep 1000", 500, 137, libc::SIGKILL, true),
     ] {
-        let exit = exec(&peer, &["/bin/sh", "-c", script], 1000)
+        let exit = exec(&peer, &["/bin/sh", "-c", script], limit_ms)
             .await
             .unwrap()
             .exit
@@ -251,7 +251,7 @@ async fn what_left_a_sessions_process_group_ends_with_its_client_its_time_its_ex
             })
         };
         if end == "time" {
-            let ran = exec(&peer, &["/bin/sh", "-c", DAEMON], 1000).await.unwrap();
+            let ran = exec(&peer, &["/bin/sh", "-c", DAEMON], 3_000).await.unwrap();
             assert!(ran.exit.unwrap().timed_out);
             gone(daemon());
         } else {

@@ -41,7 +41,7 @@ async fn a_task_that_ignores_its_signal_is_killed_after_the_grace_k1() {
     let spec = host.scoped(task.shell("trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done"));
     let (mut peer, _) = host.launch(&task, spec).await;
     task.says("ready");
-    peer.executor.stop(stop(libc::SIGTERM, 300)).await.unwrap();
+    peer.executor.stop(stop(libc::SIGTERM, 2000)).await.unwrap();
     assert_eq!(task.result().status, Status::Signalled(libc::SIGKILL));
     left(peer);
     assert!(task.stdout().contains("asked"), "it was asked first");
@@ -114,8 +114,10 @@ async fn what_main_leaves_behind_ends_with_it_and_delays_nothing_w5() {
     for is_scoped in [true, false] {
         let mut host = Host::new();
         let task = host.task("main");
-        let mut spec =
-            task.shell("setsid sh -c 'trap \"\" TERM HUP; echo daemon; while :; do sleep 1; done' & sleep 0.3; exit 5");
+        let mut spec = task.shell(
+            "setsid sh -c 'trap \"\" TERM HUP; echo daemon; : > up; while :; do sleep 1; done' &
+            while [ ! -e up ]; do sleep 0.02; done; exit 5",
+        );
         if is_scoped {
             spec = host.scoped(spec);
         }

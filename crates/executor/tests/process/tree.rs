@@ -10,7 +10,7 @@ use holdfast_record::{
 use holdfast_wire::executor_v1::{Credentials, ExecRequest, TaskSpec};
 
 use crate::host::{Host, eventually, left};
-use crate::isolation::{bind, entry};
+use crate::isolation::{Mounts, bind, entry};
 use crate::stop::{kill_now, stop};
 
 /// The host's programs, read-only, and everything else of its own.
@@ -112,7 +112,7 @@ const LOOK: &str = r#"
 #[tokio::test]
 async fn a_task_in_a_view_of_the_host_sees_the_view_and_nothing_else() {
     let mut host = Host::new();
-    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = Mounts::of(host.path());
     let task = host.task("main");
     let script = format!("{LOOK}\nsleep 600");
     let spec = isolated(host.scoped(task.shell(&script)), &host_view());
@@ -145,7 +145,7 @@ async fn a_task_in_a_view_of_the_host_sees_the_view_and_nothing_else() {
     peer.executor.stop(stop(libc::SIGTERM, 20_000)).await.unwrap();
     left(peer);
     assert_eq!(task.result().status, Status::Signalled(libc::SIGTERM));
-    assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    mounts.are_unchanged(host.path());
     host.nothing_left();
 }
 

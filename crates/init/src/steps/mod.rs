@@ -7,6 +7,8 @@
 mod mounts;
 mod privileges;
 
+use crate::point::{self, Point};
+use crate::protocol::fd;
 use crate::raw::{self, errno, nr};
 
 /// What a step does.
@@ -296,9 +298,13 @@ unsafe fn step(code: u32, payload: *mut u8, size: usize) -> Result<(), i32> {
             Code::DefaultSignals => default_signals(),
             Code::Gate => {
                 let mut byte = [0];
+                point::reached_in(fd::CRASH_POINTS, Point::MainAtGate);
                 match raw::read(number(0) as i32, &mut byte)? {
                     0 => Err(errno::ECANCELED),
-                    _ => Ok(()),
+                    _ => {
+                        point::reached_in(fd::CRASH_POINTS, Point::MainBehindGate);
+                        Ok(())
+                    }
                 }
             }
             Code::Exec => exec(payload),

@@ -408,10 +408,8 @@ fn v1_hierarchies() -> Vec<(String, String)> {
     let mut hierarchies: Vec<(String, String)> = Vec::new();
     for name in V1_HIERARCHIES {
         // `cpu` may be a link to `cpu,cpuacct`.
-        let Ok(real) = std::fs::canonicalize(root.join(name)) else {
-            continue;
-        };
-        if !real.join("cgroup.procs").exists() {
+        let real = std::fs::read_link(root.join(name)).unwrap_or_else(|_| name.into());
+        if !root.join(&real).join("cgroup.procs").exists() {
             continue;
         }
         let folder = real.file_name().unwrap_or_default().to_string_lossy().into_owned();

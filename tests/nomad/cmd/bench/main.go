@@ -27,6 +27,11 @@ type settings struct {
 	Sampled int `json:"sampled"`
 	// OutputMiB is what a task writes to its standard output.
 	OutputMiB int `json:"output_mib"`
+	// Recovered tasks outlive their driver together, RecoveredNomad at most of Nomad's.
+	Recovered      int `json:"recovered"`
+	RecoveredNomad int `json:"recovered_nomad"`
+	// Cycles of start and stop, half of them isolated.
+	Cycles int `json:"cycles"`
 }
 
 func main() {
@@ -43,11 +48,14 @@ func main() {
 	flag.IntVar(&set.Calls, "calls", 50, "ExecTask, InspectTask and first-sample calls")
 	flag.IntVar(&set.Stops, "stops", 10, "StopTask calls")
 	flag.IntVar(&set.Sampled, "sampled", 200, "living tasks that are sampled once a second; 0: none")
-	long := flag.Bool("long", false, "sample as many tasks as the promise is made for")
+	long := flag.Bool("long", false, "sample as many tasks, start and stop as often as the promises are made for")
 	flag.IntVar(&set.OutputMiB, "output-mib", 1024, "what a task writes to its output, in MiB; less than 64: not measured")
+	flag.IntVar(&set.Recovered, "recovered", recoveredAt, "living tasks that are recovered at once after kill -9 of their driver; 0: none")
+	flag.IntVar(&set.RecoveredNomad, "recovered-nomad", 100, "the same of Nomad's raw_exec, at most: each takes tens of MiB")
+	flag.IntVar(&set.Cycles, "cycles", 400, "starts and stops after which what is left is counted, half of them isolated; 0: none")
 	flag.Parse()
 	if *long {
-		set.Sampled = sampledAt
+		set.Sampled, set.Cycles = sampledAt, cyclesAt
 	}
 
 	ok, err := run(binaries{*driver, *nomad, *nomadExec}, *output, *check, set)

@@ -62,7 +62,10 @@ type Results struct {
 	Plugin processes.Memory `json:"memory_of_plugin"`
 	// Sampling is measured for Holdfast alone.
 	Sampling Sampling `json:"sampling"`
-	Leaked   []string `json:"leaked"`
+	Recovery Recovery `json:"recovery"`
+	// Cycles are counted for Holdfast alone.
+	Cycles Cycles   `json:"cycles"`
+	Leaked []string `json:"leaked"`
 }
 
 // Report is a whole run.
@@ -125,6 +128,7 @@ func (r Report) print(out io.Writer) {
 		fmt.Fprintf(table, "together, for %d tasks\t%.2f %% of a core\t\t\t\t\n", sampledAt, sampling.percent())
 		fmt.Fprintf(table, "samples\t%d of %d\t\t\t\t\n", sampling.Samples, sampling.Expected)
 	}
+	recoveries(table, h.Recovery, n.Recovery)
 	fmt.Fprintf(table, "processes beside a task\t%.1f\t%.1f\t\t\t\n", h.Helpers, n.Helpers)
 	fmt.Fprintf(table, "leaked\t%d\t%d\t\t\t\n", len(h.Leaked), len(n.Leaked))
 	if i, e := r.Isolated, r.NomadExec; i.Start1.Count > 0 {
@@ -137,10 +141,42 @@ func (r Report) print(out io.Writer) {
 	}
 	fmt.Fprintf(table, "floor: two fork-and-exec, p50\t%s\t\t\t\t\n", milliseconds(r.Floor.Times.P50))
 	_ = table.Flush()
+	printCycles(out, "raw", h.Cycles)
+	printCycles(out, "isolated", r.Isolated.Cycles)
 	fmt.Fprintf(out, "The floor's binary is %s. Ratio: Nomad's divided by ours.\n", r.Floor.Binary)
 	for _, leak := range slices.Concat(h.Leaked, r.Isolated.Leaked) {
 		fmt.Fprintln(out, "leaked by holdfast:", leak)
 	}
+}
+
+// recoveries of different numbers of tasks are compared by what one takes.
+func recoveries(table io.Writer, h, n Recovery) {
+	if h.Tasks == 0 {
+		return
+	}
+	row := func(what string, ours, theirs time.Duration, ratio string) {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t\t\n", what, milliseconds(ours), milliseconds(theirs), ratio)
+	}
+	each := ratio(float64(h.each()), float64(n.each()))
+	fmt.Fprintf(table, "tasks that are recovered at once\t%d\t%d\t\t\t\n", h.Tasks, n.Tasks)
+	row("kill -9 until another driver is ready", h.Relaunch, n.Relaunch, ratio(float64(h.Relaunch), float64(n.Relaunch)))
+	row("RecoverTask of all, at once", h.Together, n.Together, "")
+	row("of them for each task", h.each(), n.each(), each)
+	row("RecoverTask of all, one after another", h.InTurn, n.InTurn, "")
+}
+
+func printCycles(out io.Writer, what string, cycles Cycles) {
+	if cycles.Count == 0 {
+		return
+	}
+	fmt.Fprintf(out, "\n%d starts and stops of %s tasks, %.1f a second:\n", cycles.Count, what, float64(cycles.Count)/cycles.Took.Seconds())
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "after\tprocesses\tcgroups\tmounts\tfiles\tdriver: private\tPss\tRss\tdescriptors\tthreads\t")
+	for _, l := range cycles.Looks {
+		fmt.Fprintf(table, "%d\t%d\t%d\t%d\t%d\t%d KiB\t%d KiB\t%d KiB\t%d\t%d\t\n", l.After, l.Processes, l.Cgroups, l.Mounts,
+			l.Files, l.Memory.Private, l.Memory.Pss, l.Memory.Rss, l.Open, l.Threads)
+	}
+	_ = table.Flush()
 }
 
 // broken lists the promises that this run did not keep.
@@ -175,6 +211,14 @@ func (r Report) broken() []string {
 			broken = append(broken, fmt.Sprintf("only %d of %d samples came", sampling.Samples, sampling.Expected))
 		}
 	}
+	if h.Recovery.Tasks < recoveredAt {
+		broken = append(broken, fmt.Sprintf("recovery was measured of %d tasks, not of %d", h.Recovery.Tasks, recoveredAt))
+	} else if took := h.Recovery.all(); took > maxRecovery {
+		broken = append(broken, fmt.Sprintf("%d tasks had no driver for %s after its kill -9, longer than %s", h.Recovery.Tasks,
+			milliseconds(took), maxRecovery))
+	}
+	broken = append(broken, h.Cycles.broken("raw tasks")...)
+	broken = append(broken, r.Isolated.Cycles.broken("isolated tasks")...)
 	if r.Settings.OutputMiB >= chunkMiB && h.Output.Ratio < minOutputRatio {
 		broken = append(broken, fmt.Sprintf("output is %.2f times as fast as through cat, less than %.1f", h.Output.Ratio, minOutputRatio))
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -220,6 +221,17 @@ func (t *task) collectLogs(ownProcess bool) error {
 		MaxFiles:      10,
 		MaxFileSizeMB: 10,
 	})
+}
+
+// giveBack does what the agent does once a task is destroyed: what the driver made is left as it is.
+func (s *side) giveBack(done *task) {
+	s.lock.Lock()
+	s.tasks = slices.DeleteFunc(s.tasks, func(task *task) bool { return task == done })
+	s.lock.Unlock()
+	if done.folders != nil {
+		_ = done.folders.UnmountAll()
+	}
+	done.scope.GiveBack()
 }
 
 // forget ends what this process keeps for a task.

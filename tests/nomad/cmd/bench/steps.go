@@ -39,6 +39,8 @@ var steps = []step{
 	{"output", output},
 	{"memory of living tasks, RecoverTask", livingTasks},
 	{"CPU time of sampling", sampling},
+	{"recovery of many tasks", recovery},
+	{"starts and stops", cycles},
 	{"what is left", leftovers},
 }
 
@@ -53,6 +55,7 @@ var isolatedSteps = []step{
 	}},
 	{"isolated: calls on a task", callsOnATask},
 	{"isolated: StopTask", stops},
+	{"isolated: starts and stops", cycles},
 	{"isolated: what is left", leftovers},
 }
 

@@ -115,6 +115,29 @@ func (t *Task) Remove() {
 	}
 }
 
+// GiveBack removes what NewTask made, as the agent does when the task is destroyed, and leaves what the driver made.
+func (t *Task) GiveBack() {
+	if t.lifecycle == nil {
+		return
+	}
+	_ = t.lifecycle.Kill()
+	_ = t.lifecycle.Teardown()
+}
+
+// All lists every cgroup below those in which all tasks of the agent lie.
+func All() []string {
+	var found []string
+	for _, parent := range parents() {
+		_ = filepath.WalkDir(parent, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() && path != parent {
+				found = append(found, path)
+			}
+			return nil
+		})
+	}
+	return found
+}
+
 // Of lists the cgroups of an allocation in every hierarchy, with their children.
 func Of(allocID string) []string {
 	var found []string

@@ -237,7 +237,7 @@ func (p *Plugin) Crash() error {
 	if err := syscall.Kill(p.Pid(), syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill -9 of the plugin: %w", err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !p.client.Exited() {
 		if time.Now().After(deadline) {
 			return errors.New("the plugin was killed with -9 but its client does not notice")

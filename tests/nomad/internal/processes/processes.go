@@ -39,7 +39,7 @@ func Holding(markers ...string) []Process {
 
 // KillHolding ends what Holding finds, until nothing is found or a bound has passed.
 func KillHolding(markers ...string) {
-	for range 100 {
+	for range 1000 {
 		found := Holding(markers...)
 		if len(found) == 0 {
 			return

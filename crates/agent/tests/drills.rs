@@ -1,0 +1,220 @@
+//! Every drill, with the real driver and the real executor.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// The driver as this work tree has it.
+fn driver() -> &'static Path {
+    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
+    DRIVER.get_or_init(|| {
+        let build = ["build", "--quiet", "-p", "holdfast-driver", "-p", "holdfast-executor"];
+        let status = Command::new(env!("CARGO")).args(build).status().expect("cargo runs");
+        assert!(status.success(), "driver and executor do not build");
+        let test = std::env::current_exe().expect("a path of this test");
+        // <target>/debug/deps/drills-…
+        test.ancestors()
+            .nth(2)
+            .expect("a target directory")
+            .join("holdfast-driver")
+    })
+}
+
+fn drill(arguments: &[&str], state_dir: &Path) -> Output {
+    Command::new(driver())
+        .args(["agent", "drill"])
+        .args(arguments)
+        .arg("--state-dir")
+        .arg(state_dir)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the driver starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a drill that must keep every promise, and leave nothing behind.
+fn passes(arguments: &[&str]) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = drill(&[arguments, &["--json"]].concat(), dir.path());
+    let (timeline, errors) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{timeline}{errors}");
+    let events: Vec<serde_json::Value> = timeline
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object"))
+        .collect();
+    let verdict = events.last().expect("a verdict");
+    assert_eq!(verdict["verdict"], "passed", "{timeline}");
+    let kept = events.iter().filter(|event| event["event"] == "ok").count();
+    assert!(kept > 0, "{timeline}");
+    assert!(verdict["kept"].as_u64() >= Some(kept as u64), "{timeline}");
+    let left = std::fs::read_dir(dir.path()).expect("a directory").count();
+    assert_eq!(left, 0, "{timeline}");
+}
+
+fn is_root() -> bool {
+    holdfast_sys::process::effective_uid() == 0
+}
+
+#[test]
+fn tasks_outlive_their_driver_r5() {
+    passes(&["kill-driver"]);
+}
+
+#[test]
+fn tasks_outlive_their_executors() {
+    passes(&["kill-executor"]);
+}
+
+#[test]
+fn tasks_outlive_driver_and_executors_at_once() {
+    passes(&["kill-both"]);
+}
+
+#[test]
+fn tasks_outlive_their_agent_and_all_that_stands_between() {
+    passes(&["kill-agent"]);
+}
+
+#[test]
+fn after_a_reboot_what_is_on_disk_is_told_and_no_process_is_touched() {
+    passes(&["reboot"]);
+}
+
+#[test]
+fn strangers_with_recorded_numbers_are_never_touched() {
+    passes(&["pid-reuse"]);
+}
+
+#[test]
+fn full_disks_lose_no_line_and_no_exit_code() {
+    if is_root() {
+        passes(&["disk-full"]);
+    }
+}
+
+#[test]
+fn a_hanging_log_disk_delays_neither_stop_nor_end() {
+    if is_root() {
+        passes(&["slow-disk"]);
+    }
+}
+
+#[test]
+fn a_socket_that_is_removed_loses_no_task() {
+    passes(&["socket-gone"]);
+}
+
+#[test]
+fn binaries_are_replaced_under_running_tasks() {
+    passes(&["replace-binaries"]);
+}
+
+#[test]
+fn isolated_tasks_outlive_driver_and_executors_at_once() {
+    if is_root() {
+        passes(&["kill-both", "--profile", "holdfast"]);
+    }
+}
+
+#[test]
+fn a_short_storm_loses_nothing() {
+    passes(&["storm", "--tasks", "30", "--for", "20s"]);
+}
+
+#[test]
+#[ignore = "takes more than ten minutes"]
+fn a_long_storm_loses_nothing() {
+    passes(&["storm", "--tasks", "500", "--for", "10m"]);
+}
+
+/// A drill that is told to end ends all that it has started.
+#[test]
+fn a_drill_that_is_interrupted_leaves_nothing() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::io::{BufRead, BufReader};
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut child = Command::new(driver())
+            .args(["agent", "drill", "storm", "--tasks", "5", "--for", "1h", "--state-dir"])
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the driver starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        // By then there are tasks.
+        lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find(|line| line.contains("tasks live"))
+            .expect("progress");
+        kill(Pid::from_raw(child.id().try_into().expect("a number")), signal).expect("the drill");
+        let last: Vec<String> = lines.map_while(Result::ok).collect();
+        let status = child.wait().expect("an end");
+        assert_eq!(status.code(), Some(128 + signal as i32), "{last:#?}");
+        assert!(last.iter().any(|line| line.contains("storm: interrupted")), "{last:#?}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0);
+        let processes = Command::new("grep")
+            .args(["-l", "-a", "-r", "--include=environ", "--include=cmdline", "-s"])
+            .arg(dir.path())
+            .args(std::fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|name| name.parse::<u32>().is_ok())
+                    .then(|| entry.path().join("cmdline"))
+            }))
+            .output()
+            .expect("grep");
+        let found: Vec<String> = text(&processes.stdout)
+            .lines()
+            .filter(|line| std::fs::read(line).is_ok_and(|line| line.starts_with(b"holdfast-executor")))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(found, [""; 0]);
+    }
+}
+
+#[test]
+fn the_list_names_every_drill_and_a_name_that_is_none_is_a_usage_error() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let list = drill(&["--list"], dir.path());
+    assert_eq!(list.status.code(), Some(0));
+    let names: Vec<String> = text(&list.stdout)
+        .lines()
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect();
+    assert_eq!(names.len(), 11, "{names:?}");
+    assert!(names.iter().any(|name| name == "storm"), "{names:?}");
+    for arguments in [&["no-such-drill"][..], &[], &["storm", "--for", "soon"]] {
+        let refused = drill(arguments, dir.path());
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        assert!(!refused.stderr.is_empty());
+    }
+}
+
+/// A drill that needs what this user may not is neither passed nor failed.
+#[test]
+fn a_drill_that_is_not_possible_says_so() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    // Somebody else's file system is not needed to see that: a folder that the drill cannot be in.
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("a writable directory");
+    let refused = drill(&["kill-driver", "--json"], &file);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
+    let executor = Command::new(driver())
+        .args(["agent", "drill", "replace-binaries", "--json", "--state-dir"])
+        .arg(dir.path())
+        .env("HOLDFAST_EXECUTOR", "/no/such/executor")
+        .output()
+        .expect("the driver starts");
+    assert_eq!(executor.status.code(), Some(2), "{}", text(&executor.stdout));
+    assert!(text(&executor.stdout).contains("\"verdict\":\"not_possible\""));
+}
