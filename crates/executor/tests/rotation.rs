@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use holdfast_executor::rotation::RotatedFiles;
+use holdfast_executor::spool::{Spool, Window};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -21,6 +22,13 @@ fn event() -> impl Strategy<Value = Event> {
         6 => prop::collection::vec(byte, 0..80).prop_map(Event::Write),
         1 => Just(Event::Adopted),
     ]
+}
+
+/// A pipe with this in it.
+fn holding(bytes: &[u8]) -> Spool {
+    let (reader, writer) = holdfast_sys::socket::pipe().unwrap();
+    assert_eq!(holdfast_sys::readiness::write(&writer, bytes).unwrap(), bytes.len());
+    Spool::of(reader).unwrap()
 }
 
 /// By number.
@@ -60,11 +68,9 @@ proptest! {
         for event in events {
             match event {
                 Event::Write(bytes) => {
-                    let mut left = &bytes[..];
-                    while !left.is_empty() {
-                        let count = rotated.write(left).unwrap();
-                        prop_assert!(count > 0);
-                        left = &left[count..];
+                    let mut spool = holding(&bytes);
+                    while !spool.is_empty() {
+                        prop_assert!(rotated.take(&mut spool, &mut Window::default()).unwrap() > 0);
                     }
                     all.extend(bytes);
                 }
@@ -91,6 +97,7 @@ proptest! {
         const MAX: u64 = 40;
         let folder = tempfile::tempdir().unwrap();
         let mut rotated = RotatedFiles::open(folder.path(), "x", 100_000, MAX).unwrap();
+        let mut window = Window::default();
         let text: Vec<u8> = lines.iter().flat_map(|length| [vec![b'x'; *length], vec![b'\n']].concat()).collect();
         let mut left = &text[..];
         for piece in pieces.iter().cycle() {
@@ -98,7 +105,7 @@ proptest! {
                 break;
             }
             let (piece, rest) = left.split_at((*piece).min(left.len()));
-            prop_assert_eq!(rotated.write(piece).unwrap(), piece.len());
+            prop_assert_eq!(rotated.take(&mut holding(piece), &mut window).unwrap(), piece.len());
             left = rest;
         }
         let files = files(folder.path());
