@@ -24,11 +24,13 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A pipe with this in it.
-fn holding(bytes: &[u8]) -> Spool {
+/// As the pump does it: from a pipe that holds the bytes.
+fn take(rotated: &mut RotatedFiles, bytes: &[u8]) {
     let (reader, writer) = holdfast_sys::socket::pipe().unwrap();
     assert_eq!(holdfast_sys::readiness::write(&writer, bytes).unwrap(), bytes.len());
-    Spool::of(reader).unwrap()
+    let mut spool = Spool::of(reader).unwrap();
+    assert_eq!(rotated.take(&mut spool, &mut Window::default()).unwrap(), bytes.len());
+    assert!(spool.is_empty());
 }
 
 /// By number.
@@ -68,10 +70,7 @@ proptest! {
         for event in events {
             match event {
                 Event::Write(bytes) => {
-                    let mut spool = holding(&bytes);
-                    while !spool.is_empty() {
-                        prop_assert!(rotated.take(&mut spool, &mut Window::default()).unwrap() > 0);
-                    }
+                    take(&mut rotated, &bytes);
                     all.extend(bytes);
                 }
                 Event::Adopted => rotated = open(),
@@ -97,7 +96,6 @@ proptest! {
         const MAX: u64 = 40;
         let folder = tempfile::tempdir().unwrap();
         let mut rotated = RotatedFiles::open(folder.path(), "x", 100_000, MAX).unwrap();
-        let mut window = Window::default();
         let text: Vec<u8> = lines.iter().flat_map(|length| [vec![b'x'; *length], vec![b'\n']].concat()).collect();
         let mut left = &text[..];
         for piece in pieces.iter().cycle() {
@@ -105,7 +103,7 @@ proptest! {
                 break;
             }
             let (piece, rest) = left.split_at((*piece).min(left.len()));
-            prop_assert_eq!(rotated.take(&mut holding(piece), &mut window).unwrap(), piece.len());
+            take(&mut rotated, piece);
             left = rest;
         }
         let files = files(folder.path());
