@@ -5,6 +5,7 @@ use crate::drill::{self, Drill};
 use crate::{console, jobfile};
 use anyhow::Context as _;
 use clap::ValueEnum as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -133,7 +134,7 @@ impl Run {
 impl Rehearse {
     fn run(self) -> anyhow::Result<ExitCode> {
         if self.list {
-            print!("{}", drill::list(self.json));
+            std::io::stdout().write_all(drill::list(self.json).as_bytes())?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut drills: Vec<Drill> = Vec::new();

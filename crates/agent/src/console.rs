@@ -28,7 +28,9 @@ pub(crate) fn say(text: impl std::fmt::Display) {
 
 /// To whom the parts say what happens that can be at work for an agent or for a drill.
 #[derive(Clone)]
-pub(crate) struct Voice(Rc<dyn Fn(&dyn fmt::Display)>);
+pub(crate) struct Voice(Rc<Listener>);
+
+type Listener = dyn Fn(&dyn fmt::Display);
 
 impl Voice {
     /// Says it on the console.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use holdfast_executor::client::{Peer, StartMode};
 use holdfast_record::{
-    BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, RecordError, Status, SupervisionDir, names,
+    BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, RecordError, Status, StopRecord,
+    SupervisionDir, names,
 };
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
@@ -180,6 +181,10 @@ async fn adopt(
     } else {
         Ok(Found::NeverStarted)
     };
+    let found = match found {
+        Ok(Found::Over(_)) if was_undone(&dir) => Ok(Found::NeverStarted),
+        found => found,
+    };
     let path = dir.path().to_owned();
     let facts_of = |main: ProcessIdentity, started_at_ms| {
         Arc::new(Facts {
@@ -238,6 +243,16 @@ async fn adopt(
             Ok(None)
         }
     }
+}
+
+/// True if nobody ever answered for the task and its executor killed it for that: the start was undone, and this is no end of the
+/// task's own that could be told.
+fn was_undone(dir: &SupervisionDir) -> bool {
+    let record = dir.record().ok().flatten();
+    record.is_some_and(|record| {
+        let by_itself = |stop: StopRecord| stop.killed && !stop.requested && !stop.timed_out;
+        !record.committed && record.stop.is_some_and(by_itself)
+    })
 }
 
 /// A task that runs and is not committed yet.
@@ -343,10 +358,13 @@ fn identity(wire: executor_v1::ProcessIdentity) -> ProcessIdentity {
 /// (S-2).
 fn launch_failure(status: &tonic::Status) -> Failure {
     let message = format!("{LAUNCH_FAILED}: {}", status.message());
+    // A connection that broke has an error of its own, and any code.
+    let has_answered = std::error::Error::source(status).is_none();
     match status.code() {
         Code::ResourceExhausted | Code::Unavailable | Code::Aborted | Code::DeadlineExceeded => {
             Failure::Retryable(message)
         }
+        _ if !has_answered => Failure::Retryable(message),
         _ => Failure::Final(message),
     }
 }

@@ -14,6 +14,7 @@ use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
 
 use crate::driver::Driver;
+use crate::end;
 use crate::notices;
 use crate::table::{Facts, Outcome, Phase};
 use crate::takeover::{self, Found};
@@ -21,6 +22,10 @@ use crate::takeover::{self, Found};
 /// Pauses between attempts to give an orphaned task an executor.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Attempts after which the driver tells the end of a task itself, without its last output: one executor that was killed while it
+/// adopted the task says nothing of the next one.
+const LAST_RESORT: u32 = 3;
 
 /// How long an executor may take to leave once the result is on disk, before the end is told without waiting for it: one whose
 /// thread hangs in a write to the disk of the logs cannot die before that disk lets it go.
@@ -108,6 +113,7 @@ async fn until_over(
 ) -> Option<Outcome> {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
+    let mut failures = 0;
     loop {
         // On its own, so that an executor whose end is told before it can die is reaped all the same.
         if let Some(pidfd) = executor.take()
@@ -147,12 +153,16 @@ async fn until_over(
                 }
                 executor = Some(pidfd);
                 told = false;
+                failures = 0;
                 // An executor that dies as soon as it has adopted must not be started without a pause.
                 tokio::time::sleep(FIRST_PAUSE).await;
                 continue;
             }
             Ok(Found::Orphaned { record, reason }) => {
-                if let Some(outcome) = ended_unseen(&dir, &record, &reason) {
+                failures += 1;
+                if failures >= LAST_RESORT
+                    && let Some(outcome) = ended_unseen(&dir, &record, &reason)
+                {
                     return Some(outcome);
                 }
                 if !told {
@@ -183,7 +193,7 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
         Ok(Some(pidfd)) if pidfd.has_exited().unwrap_or(false) => {}
         Ok(Some(_)) | Err(_) => return None,
     }
-    let _lock = dir.lock().ok()??;
+    let lock = dir.lock().ok()??;
     let status = Status::Unknown(format!(
         "the task ended while it had no executor, and none could be started: {reason}"
     ));
@@ -200,6 +210,8 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
             return None;
         }
     }
+    drop(lock);
+    end::end_init(dir);
     Some(result.into())
 }
 

@@ -35,25 +35,25 @@ pub(crate) async fn run(stage: &Rc<Stage>) -> anyhow::Result<()> {
     ));
     stage.works(&witness, "the first lines").await?;
 
-    for too in [TooFar::Nobody, TooFar::Driver, TooFar::DriverAndExecutor] {
+    for also in [Also::Nobody, Also::Driver, Also::DriverAndExecutor] {
         let driver = driver_pid(stage)?;
         agent.kill().await?;
-        if too != TooFar::Nobody {
+        if also != Also::Nobody {
             processes::kill(&PidFd::open(driver)?)?;
         }
-        if too == TooFar::DriverAndExecutor {
+        if also == Also::DriverAndExecutor {
             let (_, pidfd) = witness.executor()?.context("the task has no executor")?;
             processes::kill(&pidfd)?;
         }
-        stage.timeline.act(match too {
-            TooFar::Nobody => "kill -9 of the agent; another one is started",
-            TooFar::Driver => "kill -9 of agent and driver; another agent is started",
-            TooFar::DriverAndExecutor => "kill -9 of agent, driver and executor; another agent is started",
+        stage.timeline.act(match also {
+            Also::Nobody => "kill -9 of the agent; another one is started",
+            Also::Driver => "kill -9 of agent and driver; another agent is started",
+            Also::DriverAndExecutor => "kill -9 of agent, driver and executor; another agent is started",
         });
         agent = Agent::start(stage, &file)?;
         eventually("a driver, and an executor", GUARD, || {
             let supervised = witness.executor()?.is_some();
-            let driven = driver_pid(stage).is_ok_and(|pid| too == TooFar::Nobody || pid != driver);
+            let driven = driver_pid(stage).is_ok_and(|pid| also == Also::Nobody || pid != driver);
             Ok(match supervised && driven {
                 true => Ok(()),
                 false => Err(format!("executor: {supervised}, driver: {driven}")),
@@ -95,7 +95,7 @@ pub(crate) async fn run(stage: &Rc<Stage>) -> anyhow::Result<()> {
 
 /// Who is killed with the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TooFar {
+enum Also {
     Nobody,
     Driver,
     DriverAndExecutor,

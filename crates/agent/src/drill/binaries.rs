@@ -13,6 +13,10 @@ const EXECUTOR: &str = "holdfast-executor";
 
 /// `replace-binaries`
 pub(crate) async fn run(stage: &Rc<Stage>) -> anyhow::Result<()> {
+    if std::env::var_os("HOLDFAST_EXECUTOR").is_some_and(|path| !path.is_empty()) {
+        let reason = "HOLDFAST_EXECUTOR names the executor, which is not the drill's to replace";
+        return Err(NotPossible(reason.to_owned()).into());
+    }
     let own = std::env::current_exe().context("cannot find this program")?;
     let folder = stage.root().join("bin");
     fs::create_dir(&folder)?;
@@ -22,10 +26,6 @@ pub(crate) async fn run(stage: &Rc<Stage>) -> anyhow::Result<()> {
     // A release carries its executor inside itself and lays it out below its state directory; any other has it beside itself.
     if beside.is_file() {
         fs::copy(&beside, folder.join(EXECUTOR)).with_context(|| format!("cannot copy {}", beside.display()))?;
-    }
-    if std::env::var_os("HOLDFAST_EXECUTOR").is_some_and(|path| !path.is_empty()) {
-        let reason = "HOLDFAST_EXECUTOR names the executor, which is not the drill's to replace";
-        return Err(NotPossible(reason.to_owned()).into());
     }
     stage.set_program(driver.clone());
     stage.up().await?;

@@ -217,13 +217,12 @@ enum Outcome {
 async fn one(drill: Drill, options: &Options, root: PathBuf, timeline: &Timeline, signals: &mut Signals) -> Outcome {
     let stage = match Stage::build(root, options.profile, timeline.clone()) {
         Ok(stage) => stage,
-        Err(error) => return verdict(timeline, Err(error)),
+        Err(error) => return Outcome::Ended(Verdict::NotPossible, Some(console::in_one_line(&error))),
     };
     let ended = tokio::select! {
         ended = drill.run(&stage, options) => Ok(ended),
         number = signals.any() => Err(number),
     };
-    // Before anything is cleared, or a disk of the drill's own would be in use.
     let outcome = match ended {
         Ok(ended) => verdict(timeline, ended),
         Err(number) => Outcome::Signal(number),

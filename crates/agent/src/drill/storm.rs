@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep, timeout};
 const PROGRESS: Duration = Duration::from_secs(10);
 /// The pause of a task between its lines, for each hundred tasks.
 const TICK_PER_HUNDRED: u64 = 500;
+/// How many starts are under way at a time: more would only wait for each other, and none be done before the next kill.
+const STARTS_AT_A_TIME: usize = 6;
 /// How many tasks end within a second, roughly.
 const ENDS_PER_SECOND: u64 = 8;
 
@@ -47,6 +49,7 @@ struct Storm {
     living: RefCell<BTreeMap<String, Rc<Witness>>>,
     /// True once all are to come to their end.
     over: watch::Sender<bool>,
+    starts: Semaphore,
     tasks: u64,
 }
 
@@ -69,6 +72,7 @@ pub(crate) async fn run(stage: &Rc<Stage>, options: &StormOptions) -> anyhow::Re
         counts: Counts::default(),
         living: RefCell::default(),
         over: watch::Sender::new(false),
+        starts: Semaphore::new(STARTS_AT_A_TIME),
         tasks: u64::from(tasks),
     });
     let mut slots = JoinSet::new();
@@ -125,7 +129,13 @@ impl Storm {
         let mut place = self.stage.place()?;
         while !*self.over.borrow() {
             let part = self.part(&mut chance);
-            match self.stage.start(&place, part).await {
+            let turn = self.starts.acquire().await.context("nothing is started any more")?;
+            if *self.over.borrow() {
+                break;
+            }
+            let started = self.stage.start(&place, part).await;
+            drop(turn);
+            match started {
                 Ok(witness) => self.accompany(Rc::new(witness), &mut chance).await?,
                 Err(failure) => self.refused(&place, failure).await?,
             }
@@ -261,7 +271,7 @@ impl Storm {
     }
 
     fn kill(&self, chance: &mut Chance) -> anyhow::Result<()> {
-        let with_driver = chance.once_in(3);
+        let with_driver = chance.once_in(8);
         let executors = match chance.within(0..=9) {
             // One by its record, as a rule.
             0..=5 => 1,

@@ -151,10 +151,10 @@ impl Evidence {
             (_, [], _) => found.push(format!("{run}: its main process never ran")),
             (_, [.., last], Some(main)) if *last == main => {}
             (_, [_], None) => {}
-            (_, [all @ ..], Some(main)) => {
+            (_, all, Some(main)) => {
                 found.push(format!("{run}: main processes {all:?} ran, and the driver told {main}"));
             }
-            (_, [all @ ..], None) => found.push(format!("{run}: {} main processes ran", all.len())),
+            (_, all, None) => found.push(format!("{run}: {} main processes ran", all.len())),
         }
         for pid in doubles {
             found.push(format!("{run}: main process {pid} began while another one was there"));
