@@ -98,7 +98,7 @@ pub const DEFAULTS: &[&str] = &[
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum UnveilError {
     /// No colon, or nothing before it.
-    #[error("{option}: \"{word}\" has no modes before its path, as \"r:/etc/hosts\" has")]
+    #[error("{option}: {word:?} has no modes before its path, as \"r:/etc/hosts\" has")]
     NoModes {
         /// `unveil` or `unveil_paths`.
         option: &'static str,
@@ -106,7 +106,7 @@ pub enum UnveilError {
         word: String,
     },
     /// A letter that is none of them.
-    #[error("{option}: '{mode}' in \"{word}\" is no mode, which are r, w, x and c")]
+    #[error("{option}: {mode:?} in {word:?} is no mode, which are r, w, x and c")]
     Mode {
         /// `unveil` or `unveil_paths`.
         option: &'static str,
@@ -116,7 +116,7 @@ pub enum UnveilError {
         mode: char,
     },
     /// Not from the root, or nothing that a path can be.
-    #[error("{option}: the path in \"{word}\" is not absolute, or has a null byte in it")]
+    #[error("{option}: the path in {word:?} is not absolute, or has a null byte in it")]
     Path {
         /// `unveil` or `unveil_paths`.
         option: &'static str,

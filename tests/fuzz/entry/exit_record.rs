@@ -19,7 +19,8 @@ pub fn run(data: &[u8]) {
     });
     mended[56..].copy_from_slice(&sum.to_le_bytes());
     let Ok(Some(record)) = ExitRecord::parse(&mended) else {
-        assert!(!matches!(mended[8..12], [1..=3, 0, 0, 0]), "a whole record was refused");
+        // An exit code or a signal may be one that there is not; a step and an error number may be any.
+        assert_ne!(mended[8..12], [3, 0, 0, 0], "a whole record was refused");
         return;
     };
     assert_eq!(ExitRecord::parse(&record.to_bytes()), Ok(Some(record)));
