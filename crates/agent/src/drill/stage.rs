@@ -432,13 +432,17 @@ impl Stage {
         plugin.recover_task(witness.task_id(), handle).await
     }
 
-    /// Waits for the end of a run.
+    /// Waits for the end of a run that is about to end.
     pub(crate) async fn end_of(&self, witness: &Witness) -> anyhow::Result<End> {
-        let plugin = self.plugin()?;
-        let waited = timeout(GUARD, plugin.wait_task(witness.task_id()))
+        timeout(GUARD, self.end_whenever(witness))
             .await
-            .with_context(|| format!("the end of {} was not told within {GUARD:?}", witness.run))?;
-        Ok(match waited {
+            .with_context(|| format!("the end of {} was not told within {GUARD:?}", witness.run))?
+    }
+
+    /// Waits for the end of a run, however long it runs.
+    pub(crate) async fn end_whenever(&self, witness: &Witness) -> anyhow::Result<End> {
+        let plugin = self.plugin()?;
+        Ok(match plugin.wait_task(witness.task_id()).await {
             Ok(ExitResult {
                 exit_code,
                 signal,
