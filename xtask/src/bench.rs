@@ -12,6 +12,9 @@ pub struct Bench {
     /// Fail if a promise of the project is not kept.
     #[arg(long)]
     check: bool,
+    /// As many tasks and as many starts and stops as the promises are made for: 1,000 that are sampled, 10,000 cycles.
+    #[arg(long)]
+    long: bool,
     /// Further arguments of the benchmark, such as `-tasks 200` or `-json FILE`; `-help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
@@ -31,7 +34,9 @@ impl Bench {
             .arg(programs.join("nomad-raw-exec"))
             .arg("-nomad-exec")
             .arg(programs.join("nomad-exec"));
-        bench.args(self.check.then_some("-check")).args(self.arguments);
+        bench.args(self.check.then_some("-check"));
+        bench.args(self.long.then_some("-long"));
+        bench.args(self.arguments);
         // Another executor than the one under test.
         bench.env_remove("HOLDFAST_EXECUTOR");
         step::run("measuring", &mut bench)

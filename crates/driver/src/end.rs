@@ -189,6 +189,9 @@ async fn remove(driver: &Driver, facts: &Facts) -> Result<(), Failure> {
     };
     // The cgroups have the name of alloc and task: the next incarnation may live in them already.
     let is_shared = !driver.tasks.other_incarnations(&facts.name).await.is_empty();
+    // Of an executor that told the end and could not leave. All that it would do is done here, and later it would hit the cgroups of
+    // the task's next incarnation.
+    kill_supervisors(&dir).await?;
     remove_traces(dir, !is_shared).await
 }
 
@@ -259,6 +262,19 @@ pub async fn end_stray(dir: SupervisionDir) -> Result<(), Failure> {
         kill_supervisors(&dir).await?;
     }
     remove_traces(dir, true).await
+}
+
+/// Ends the init of a task whose result is on disk: an executor that died before it could has left it waiting for ever. One that lives
+/// does it itself.
+pub fn end_init(dir: &SupervisionDir) {
+    if !matches!(dir.lock(), Ok(Some(_))) {
+        return;
+    }
+    if let Ok(Some(record)) = living_record(dir)
+        && let Err(e) = kill_identity(&record.init)
+    {
+        tracing::warn!(task_id = record.task_id, error = %e, "the init of a task that is over is left");
+    }
 }
 
 /// True if the result is on disk. One that cannot be read says nothing.

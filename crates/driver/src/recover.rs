@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_record::{BootId, HandleState, SupervisionDir, TaskResult};
+use holdfast_record::{BootId, HandleState, SupervisionDir, TaskResult, names};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
 use crate::driver::Driver;
@@ -72,9 +72,12 @@ pub async fn recover_in(
         return after_reboot(driver, name, &state, &dir).await;
     }
     let adoption = adoption(driver, config.as_ref(), &state);
-    let found = takeover::take_over(driver, &dir, &adoption.shared_cgroups, &adoption.environment)
-        .await
-        .map_err(|reason| Failure::Final(format!("failed to reattach to executor: {reason}")))?;
+    let found = match still_supervised(&dir, &state) {
+        Some(found) => found,
+        None => takeover::take_over(driver, &dir, &adoption.shared_cgroups, &adoption.environment)
+            .await
+            .map_err(|reason| Failure::Final(format!("failed to reattach to executor: {reason}")))?,
+    };
     let (executor, record) = match found {
         Found::Over(result) => return tell_end(driver, name, &state, result).await,
         Found::NeverStarted => {
@@ -99,6 +102,27 @@ pub async fn recover_in(
     driver.tasks.running(facts.clone()).await;
     watch::spawn(driver.clone(), facts, adoption, executor);
     Ok(())
+}
+
+/// The executor that the handle names, if nothing has to be said to it: it is the one that launched the task, so it has the
+/// environment, it was told of the commitment, it can be reached, and the result is not there. Its identity is the proof: a thousand
+/// executors that are asked who they are each need a processor to answer, and a driver that comes back would wait for all of them.
+fn still_supervised(dir: &SupervisionDir, state: &HandleState) -> Option<Found> {
+    let record = dir.record().ok()??;
+    if !record.committed || record.task_id != state.task_id || !record.executor.is_same(&state.executor) {
+        return None;
+    }
+    let executor = record.executor.open().ok()??;
+    // In this order: an executor writes the result before it ends, so that one that lives afterwards may still tell it.
+    if executor.has_exited().unwrap_or(true) || !matches!(dir.result(), Ok(None)) {
+        return None;
+    }
+    std::fs::symlink_metadata(dir.path().join(names::SOCKET)).ok()?;
+    Some(Found::Supervised {
+        executor,
+        record: Box::new(record),
+        adopted: false,
+    })
 }
 
 /// Opens the folder that the handle names, and makes sure that it is the task's.

@@ -358,10 +358,13 @@ fn identity(wire: executor_v1::ProcessIdentity) -> ProcessIdentity {
 /// (S-2).
 fn launch_failure(status: &tonic::Status) -> Failure {
     let message = format!("{LAUNCH_FAILED}: {}", status.message());
+    // A connection that broke has an error of its own, and any code.
+    let has_answered = std::error::Error::source(status).is_none();
     match status.code() {
         Code::ResourceExhausted | Code::Unavailable | Code::Aborted | Code::DeadlineExceeded => {
             Failure::Retryable(message)
         }
+        _ if !has_answered => Failure::Retryable(message),
         _ => Failure::Final(message),
     }
 }

@@ -12,7 +12,7 @@ use holdfast_wire::executor_v1::{CommitRequest, EquipRequest};
 use tokio::time::Instant;
 
 use crate::driver::Driver;
-use crate::watch;
+use crate::{end, watch};
 
 /// How long somebody may hold the lock without answering: an executor that starts, adopts, or is about to leave.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub async fn take_over(
     let mut pause = Duration::from_millis(10);
     loop {
         if let Some(result) = dir.result().map_err(text)? {
-            return Ok(Found::Over(result));
+            return Ok(over(dir, result));
         }
         let unreachable = match client::connect(dir).await {
             Ok(peer) => return supervised(dir, peer, environment, false).await,
@@ -74,7 +74,7 @@ pub async fn take_over(
     }
     // It may have written the result as the last thing it did.
     if let Some(result) = dir.result().map_err(text)? {
-        return Ok(Found::Over(result));
+        return Ok(over(dir, result));
     }
     let Some(record) = dir.record().map_err(text)? else {
         return Ok(Found::NeverStarted);
@@ -96,12 +96,18 @@ pub async fn take_over(
     };
     // An adopting executor of an ended task has nothing to do but to say so.
     if let Some(result) = dir.result().map_err(text)? {
-        return Ok(Found::Over(result));
+        return Ok(over(dir, result));
     }
     Ok(Found::Orphaned {
         record: Box::new(record),
         reason,
     })
+}
+
+/// The executor may have died right after it had written this.
+fn over(dir: &SupervisionDir, result: TaskResult) -> Found {
+    end::end_init(dir);
+    Found::Over(result)
 }
 
 async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], adopted: bool) -> Result<Found, String> {
@@ -145,7 +151,7 @@ async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], ad
                 adopted,
             });
         }
-        (Ok((Some(result), _)), _) => Ok(Found::Over(result)),
+        (Ok((Some(result), _)), _) => Ok(over(dir, result)),
         (Ok((None, None)), Ok(())) => Ok(Found::NeverStarted),
         (Ok((None, _)), Err(status)) => Err(format!("the executor refused: {}", status.message())),
         (Err(reason), _) => Err(reason),

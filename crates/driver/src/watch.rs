@@ -14,6 +14,7 @@ use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
 
 use crate::driver::Driver;
+use crate::end;
 use crate::notices;
 use crate::table::{Facts, Outcome, Phase};
 use crate::takeover::{self, Found};
@@ -21,6 +22,10 @@ use crate::takeover::{self, Found};
 /// Pauses between attempts to give an orphaned task an executor.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Attempts after which the driver tells the end of a task itself, without its last output: one executor that was killed while it
+/// adopted the task says nothing of the next one.
+const LAST_RESORT: u32 = 3;
 
 /// How long an executor may take to leave once the result is on disk, before the end is told without waiting for it: one whose
 /// thread hangs in a write to the disk of the logs cannot die before that disk lets it go.
@@ -108,6 +113,7 @@ async fn until_over(
 ) -> Option<Outcome> {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
+    let mut failures = 0;
     loop {
         // On its own, so that an executor whose end is told before it can die is reaped all the same.
         if let Some(pidfd) = executor.take()
@@ -147,12 +153,16 @@ async fn until_over(
                 }
                 executor = Some(pidfd);
                 told = false;
+                failures = 0;
                 // An executor that dies as soon as it has adopted must not be started without a pause.
                 tokio::time::sleep(FIRST_PAUSE).await;
                 continue;
             }
             Ok(Found::Orphaned { record, reason }) => {
-                if let Some(outcome) = ended_unseen(&dir, &record, &reason) {
+                failures += 1;
+                if failures >= LAST_RESORT
+                    && let Some(outcome) = ended_unseen(&dir, &record, &reason)
+                {
                     return Some(outcome);
                 }
                 if !told {
@@ -183,7 +193,7 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
         Ok(Some(pidfd)) if pidfd.has_exited().unwrap_or(false) => {}
         Ok(Some(_)) | Err(_) => return None,
     }
-    let _lock = dir.lock().ok()??;
+    let lock = dir.lock().ok()??;
     let status = Status::Unknown(format!(
         "the task ended while it had no executor, and none could be started: {reason}"
     ));
@@ -195,8 +205,13 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
     let result = TaskResult::new(status, false, record.started_at_ms, finished_at_ms);
     if let Err(e) = dir.write_result(&result) {
         tracing::warn!(task_id = record.task_id, error = %e, "cannot write the result of a task without an executor");
-        return None;
+        // The init's record is on disk, where its room was taken before the task ran: a full disk hides no end.
+        if !matches!(dir.exit(), Ok(Some(_))) {
+            return None;
+        }
     }
+    drop(lock);
+    end::end_init(dir);
     Some(result.into())
 }
 
@@ -218,6 +233,74 @@ pub fn reap(pidfd: PidFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file system that is unmounted with the value.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        fn mount() -> Small {
+            let folder = tempfile::tempdir().unwrap();
+            nix::mount::mount(
+                Some("tmpfs"),
+                folder.path(),
+                Some("tmpfs"),
+                nix::mount::MsFlags::empty(),
+                Some("size=64k"),
+            )
+            .unwrap();
+            Small(folder)
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_hides_no_end() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        use std::os::unix::fs::FileExt as _;
+
+        let disk = Small::mount();
+        let boot_id = holdfast_record::boot_id().unwrap();
+        let intent = holdfast_record::Intent::new("a/t/1", "a", "t", "raw_exec", boot_id.clone()).unwrap();
+        let dir = SupervisionDir::create(&disk.0.path().join("raw_exec"), &intent).unwrap();
+        // No process has this number: it is above the kernel's limit.
+        let nobody = serde_json::json!({"pid": i32::MAX, "start_ticks": 1});
+        let record: Record = serde_json::from_value(serde_json::json!({
+            "version": 1, "task_id": "a/t/1", "alloc_id": "a", "task_name": "t", "boot_id": boot_id.as_str(),
+            "started_at_ms": 5, "executor": nobody, "init": nobody, "main": nobody,
+            "plan": {"command": "/bin/true", "work_dir": "/"},
+        }))
+        .unwrap();
+        drop(dir.lock().unwrap().expect("nobody holds it"));
+        let exit = std::fs::File::create(dir.path().join("exit")).unwrap();
+        exit.write_all_at(&holdfast_init::exit::PENDING, 0).unwrap();
+        let filled = std::fs::write(disk.0.path().join("filler"), vec![0; 128 << 10]);
+        assert_eq!(filled.unwrap_err().kind(), io::ErrorKind::StorageFull);
+
+        assert!(
+            ended_unseen(&dir, &record, "why").is_none(),
+            "what nobody has written down is not told"
+        );
+        let ended = holdfast_record::ExitRecord {
+            kind: holdfast_init::exit::Kind::Exited(7),
+            realtime_ns: 9_000_000,
+            boottime_ns: 0,
+        };
+        exit.write_all_at(&ended.to_bytes(), 0).unwrap();
+        let outcome = ended_unseen(&dir, &record, "why").expect("the end is on disk");
+        assert_eq!((outcome.exit_code, outcome.error, outcome.finished_at_ms), (7, None, 9));
+        assert!(dir.result().unwrap().is_none(), "the disk is full all the same");
+
+        std::fs::remove_file(disk.0.path().join("filler")).unwrap();
+        ended_unseen(&dir, &record, "why").expect("as before");
+        assert!(dir.result().unwrap().is_some());
+    }
 
     #[tokio::test]
     async fn a_process_has_exited_when_its_pidfd_is_readable() {

@@ -19,6 +19,8 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::protocol::Versions;
+
 /// How long an executor may take until it listens; it needs a millisecond.
 const LISTENING_BOUND: Duration = Duration::from_secs(20);
 /// How long a connected executor may take to say who it is.
@@ -321,7 +323,12 @@ async fn identify(executor: &mut ExecutorClient<Channel>, path: &Path) -> Result
         reason,
     };
     match tokio::time::timeout(IDENTIFY_BOUND, executor.identify(IdentifyRequest {})).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Ok(answer)) => {
+            let answer = answer.into_inner();
+            let versions = Versions::told(answer.protocol, answer.oldest_protocol);
+            Versions::OWN.meet(versions).map_err(failed)?;
+            Ok(answer)
+        }
         Ok(Err(status)) => Err(failed(status.message().to_owned())),
         Err(_) => Err(failed(format!("no answer within {} s", IDENTIFY_BOUND.as_secs()))),
     }

@@ -267,7 +267,7 @@ async fn clone_and_release(
         Err(e) => {
             // The main process leaves, and its cgroups with it once it is reaped.
             drop(release);
-            early_end(&events, init, dir, &steps).await;
+            let _ = tokio::time::timeout(START_BOUND, first_event(&events, init)).await;
             return Err(e);
         }
     }
@@ -359,7 +359,8 @@ fn record_and_release(
     Ok((record, task.env))
 }
 
-/// The step that failed, if one did: the main process is dead then, and the init is about to tell which, however loaded the host is.
+/// The step that failed, if one did: the main process is dead then, and the init is about to tell which, however loaded the host is. Or
+/// that the init died: the kernel then kills a main process in a PID namespace of its own.
 async fn early_end(
     events: &Registered,
     init: &PidFd,
@@ -370,8 +371,11 @@ async fn early_end(
     if !main.has_exited().unwrap_or(true) {
         return None;
     }
-    let event = tokio::time::timeout(START_BOUND, first_event(events, init)).await;
-    matches!(event, Ok(Ok(Event::NotStarted))).then(|| not_started(dir, steps))
+    match tokio::time::timeout(START_BOUND, first_event(events, init)).await {
+        Ok(Ok(Event::NotStarted)) => Some(not_started(dir, steps)),
+        Ok(Err(e @ LaunchError::Init(_))) => Some(e),
+        _ => None,
+    }
 }
 
 /// Kills what a failed launch has cloned.

@@ -17,6 +17,7 @@ pub mod log;
 pub mod nomad;
 pub mod output;
 pub mod overflow;
+pub mod protocol;
 pub mod pump;
 pub mod rotation;
 pub mod server;

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::children::Children;
+use crate::protocol;
 use crate::session::{self, Context, SessionError, Sessions};
 use crate::supervisor::{Command, LaunchRefusal, Phase, Refusal, Snapshot, Stop};
 use crate::task::{kill_target_of, limits_of};
@@ -141,6 +142,8 @@ impl Executor for Service {
             frozen: snapshot.frozen,
             sessions: self.sessions.count(),
             dropped_bytes: crate::overflow::dropped_bytes(),
+            protocol: protocol::SPOKEN,
+            oldest_protocol: protocol::OLDEST,
         }))
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use holdfast_executor::rotation::RotatedFiles;
+use holdfast_executor::spool::{Spool, Window};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -21,6 +22,15 @@ fn event() -> impl Strategy<Value = Event> {
         6 => prop::collection::vec(byte, 0..80).prop_map(Event::Write),
         1 => Just(Event::Adopted),
     ]
+}
+
+/// As the pump does it: from a pipe that holds the bytes.
+fn take(rotated: &mut RotatedFiles, bytes: &[u8]) {
+    let (reader, writer) = holdfast_sys::socket::pipe().unwrap();
+    assert_eq!(holdfast_sys::readiness::write(&writer, bytes).unwrap(), bytes.len());
+    let mut spool = Spool::of(reader).unwrap();
+    assert_eq!(rotated.take(&mut spool, &mut Window::default()).unwrap(), bytes.len());
+    assert!(spool.is_empty());
 }
 
 /// By number.
@@ -60,12 +70,7 @@ proptest! {
         for event in events {
             match event {
                 Event::Write(bytes) => {
-                    let mut left = &bytes[..];
-                    while !left.is_empty() {
-                        let count = rotated.write(left).unwrap();
-                        prop_assert!(count > 0);
-                        left = &left[count..];
-                    }
+                    take(&mut rotated, &bytes);
                     all.extend(bytes);
                 }
                 Event::Adopted => rotated = open(),
@@ -98,7 +103,7 @@ proptest! {
                 break;
             }
             let (piece, rest) = left.split_at((*piece).min(left.len()));
-            prop_assert_eq!(rotated.write(piece).unwrap(), piece.len());
+            take(&mut rotated, piece);
             left = rest;
         }
         let files = files(folder.path());

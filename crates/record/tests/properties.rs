@@ -6,8 +6,7 @@ use std::fs;
 use holdfast_record::{
     Attributes, BootId, CredentialsRecord, Ending, ExitRecord, ExitType, Extra, HANDLE_VERSION, HandleState, Intent,
     IoPriority, KillStep, KillTarget, MaxRuntime, Notices, OutputRecord, Overflow, PlacementRecord, PlanRecord,
-    ProcessIdentity, Record, RecordError, Rlimit, Status, StopRecord, Stragglers, SupervisionDir, TaskResult, Told,
-    names,
+    ProcessIdentity, Record, RecordError, Rlimit, Status, StopRecord, SupervisionDir, TaskResult, Told, names,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -85,21 +84,16 @@ fn steps() -> impl Strategy<Value = Vec<KillStep>> {
 }
 
 fn stop() -> impl Strategy<Value = StopRecord> {
-    (
-        any::<(i32, u64, bool, Option<u64>)>(),
-        steps(),
-        any::<(bool, bool, bool)>(),
-    )
-        .prop_map(|(of, later, flags)| StopRecord {
-            signal: of.0,
-            deadline_boot_ms: of.1,
-            signalled: of.2,
-            step_until_boot_ms: of.3,
-            later,
-            requested: flags.0,
-            timed_out: flags.1,
-            killed: flags.2,
-        })
+    (any::<(i32, u64, bool, Option<u64>)>(), steps(), any::<(bool, bool)>()).prop_map(|(of, later, flags)| StopRecord {
+        signal: of.0,
+        deadline_boot_ms: of.1,
+        signalled: of.2,
+        step_until_boot_ms: of.3,
+        later,
+        timed_out: flags.0,
+        killed: flags.1,
+        ..StopRecord::default()
+    })
 }
 
 fn output() -> impl Strategy<Value = OutputRecord> {
@@ -148,9 +142,9 @@ prop_compose! {
             ending: Ending {
                 kill_target: KillTarget::Group,
                 kill_sequence,
-                stragglers: Stragglers::Leave,
                 exit_type: ExitType::Cgroup,
                 max_runtime: runtime.map(|(limit_ms, signal, grace_ms)| MaxRuntime { limit_ms, signal, grace_ms }),
+                ..Ending::default()
             },
             max_sessions: numbers.2,
             isolation: Default::default(),
@@ -164,18 +158,18 @@ prop_compose! {
         numbers in any::<(i64, bool, u64, u64)>(), plan in plan(), stop in proptest::option::of(stop()),
         runtime_deadline_boot_ms in any::<Option<u64>>(), main_oom_killed in any::<Option<bool>>(), extra in extra(),
     ) -> Record {
-        Record {
-            version: Record::VERSION,
-            task_id: ids.0, alloc_id: ids.1, task_name: ids.2,
-            boot_id,
-            started_at_ms: numbers.0,
-            executor: processes.0, init: processes.1, main: processes.2,
-            committed: numbers.1,
-            plan,
-            oom_baseline: numbers.2,
-            forks_baseline: numbers.3,
-            stop, runtime_deadline_boot_ms, main_oom_killed, extra,
-        }
+        // By way of what an older program wrote, so that a new field is at its default.
+        let process = json!({"pid": 1, "start_ticks": 2});
+        let oldest = json!({"version": 1, "task_id": ids.0, "alloc_id": ids.1, "task_name": ids.2, "boot_id": boot_id.as_str(),
+                            "started_at_ms": numbers.0, "executor": process, "init": process, "main": process,
+                            "plan": {"command": "", "work_dir": ""}});
+        let mut record: Record = serde_json::from_value(oldest).unwrap();
+        (record.executor, record.init, record.main) = processes;
+        (record.committed, record.oom_baseline, record.forks_baseline) = (numbers.1, numbers.2, numbers.3);
+        (record.plan, record.stop, record.extra) = (plan, stop, extra);
+        record.runtime_deadline_boot_ms = runtime_deadline_boot_ms;
+        record.main_oom_killed = main_oom_killed;
+        record
     }
 }
 

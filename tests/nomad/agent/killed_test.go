@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -48,6 +49,31 @@ func (n *node) staysInside(s service) {
 	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", s.pid))
 	must.NoError(n.t, err)
 	must.RegexMatch(n.t, regexp.MustCompile(`^`+regexp.QuoteMeta(namespace)+`\r\n/dev/pts/\d+\r\nunseen\r\n$`), said)
+}
+
+// shellEnds waits for the end of a task that is a shell.
+func (n *node) shellEnds(allocation *api.Allocation) {
+	n.t.Helper()
+	n.eventually("end of the task of "+allocation.ID, func() error {
+		for _, process := range processes.Holding(allocation.ID) {
+			if process.Command != "" && processes.Field(process.Pid, "Name") == "sh" {
+				return fmt.Errorf("process %s", process)
+			}
+		}
+		return nil
+	})
+}
+
+// executors are the identities of every process that the drivers have started from their state directory: executors and inits.
+func (n *node) executors() []string {
+	var found []string
+	for _, process := range processes.Holding(n.stateDir()) {
+		if strings.HasPrefix(process.Exe, n.stateDir()) {
+			found = append(found, processes.Identity(process.Pid))
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
@@ -119,6 +145,44 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 		useAll(t)
 	})
 
+	t.Run("EveryProcessOfTheAgentsServiceIsKilled_R1_R3", func(t *testing.T) {
+		if n.service == nil {
+			t.Skip("needs root and cgroups: a service has its own")
+		}
+		var batches []*api.Allocation
+		for _, driver := range names {
+			allocation := n.run("batch", driver)
+			n.says(allocation, "stdout", "waiting\n")
+			batches = append(batches, allocation)
+		}
+		executors := n.executors()
+		must.Greater(t, len(services), len(executors), must.Sprint("executors and inits"))
+		killed := n.service.Processes()
+		must.SliceContains(t, killed, n.pid)
+		for _, driver := range allNames() {
+			must.SliceContains(t, killed, n.plugin(driver))
+		}
+		must.NoError(t, n.service.Kill())
+		for _, pid := range killed {
+			must.False(t, processes.Alive(pid))
+		}
+		unchanged(t)
+		must.Eq(t, executors, n.executors(), must.Sprint("executors died with the service"))
+		for _, allocation := range batches {
+			n.goFile(allocation)
+			n.shellEnds(allocation)
+		}
+		n.launch()
+		for _, allocation := range batches {
+			ended := n.reaches(allocation.JobID, api.AllocClientStatusFailed)
+			n.exited(ended, "7")
+			must.Eq(t, 1, count(ended, api.TaskStarted), must.Sprint(events(ended)))
+			n.says(allocation, "stdout", "waiting\ngoing\n")
+			n.purge(allocation.JobID)
+		}
+		useAll(t)
+	})
+
 	t.Run("AnExitWhileTheAgentIsAwayIsTold_R3", func(t *testing.T) {
 		var batches []*api.Allocation
 		for _, driver := range names {
@@ -135,14 +199,7 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 		}
 		for _, allocation := range batches {
 			n.goFile(allocation)
-			n.eventually("end of the task of "+allocation.ID, func() error {
-				for _, process := range processes.Holding(allocation.ID) {
-					if process.Command != "" && processes.Field(process.Pid, "Name") == "sh" {
-						return fmt.Errorf("process %s", process)
-					}
-				}
-				return nil
-			})
+			n.shellEnds(allocation)
 		}
 		n.launch()
 		for _, allocation := range batches {

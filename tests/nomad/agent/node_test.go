@@ -3,6 +3,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -92,6 +93,8 @@ type node struct {
 	// pid of the agent, 0 if it is in process, and what ends it.
 	pid int
 	end func()
+	// service is the cgroup of an agent that is a process, as a service manager makes one; nil if there are none to make.
+	service *cgroups.Service
 }
 
 // newNode lays out the directories of a node and sees to their end.
@@ -267,6 +270,16 @@ consul {
 			t.Logf("the end of the agent's log:\n%s", strings.Join(lines[max(0, len(lines)-200):], "\n"))
 		}
 	})
+	if os.Geteuid() == 0 && cgroups.Available() {
+		n.service, err = cgroups.NewService(fmt.Sprintf("agent-%d.service", os.Getpid()))
+		must.NoError(t, err)
+		// When everything that was started in it has been told to end.
+		t.Cleanup(func() {
+			if err := errors.Join(n.service.Kill(), n.service.Remove()); err != nil {
+				t.Errorf("the agent's own cgroup: %v", err)
+			}
+		})
+	}
 	t.Cleanup(func() {
 		if n.end != nil {
 			n.end()
@@ -286,7 +299,11 @@ func (n *node) launch() {
 	output, err := os.OpenFile(n.logFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	must.NoError(n.t, err)
 	defer output.Close()
-	command := exec.Command(n.agentBinary(), "-config", n.configFile())
+	arguments := []string{n.agentBinary(), "-config", n.configFile()}
+	if n.service != nil {
+		arguments = n.service.Command(arguments[0], arguments[1:]...)
+	}
+	command := exec.Command(arguments[0], arguments[1:]...)
 	command.Stdout, command.Stderr = output, output
 	// As a service manager would: not the terminal's group.
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -552,12 +569,19 @@ func (n *node) mainPid(allocation *api.Allocation) int {
 	n.t.Helper()
 	n.says(allocation, "stdout", "pid ")
 	var pids []int
-	for _, pid := range cgroups.Processes(cgroups.Scope("freezer", allocation.ID, "main")) {
-		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(string(command), "/bin/sh\x00") {
-			pids = append(pids, pid)
+	n.eventually("one shell in the task's cgroup", func() error {
+		pids = nil
+		for _, pid := range cgroups.Processes(cgroups.Scope("freezer", allocation.ID, "main")) {
+			if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(string(command), "/bin/sh\x00") {
+				pids = append(pids, pid)
+			}
 		}
-	}
-	must.Len(n.t, 1, pids, must.Sprint("shells in the task's cgroup"))
+		// What the shell has forked is called as it is until it executes a program of its own.
+		if len(pids) != 1 {
+			return fmt.Errorf("there are %v", pids)
+		}
+		return nil
+	})
 	return pids[0]
 }
 

@@ -23,9 +23,8 @@ pub struct Folder {
     gate: File,
     /// One line lets one task go on.
     go: File,
-    pub scope: Scope,
     pub cpuset: PathBuf,
-    parent: String,
+    pub parent: String,
 }
 
 impl Folder {
@@ -82,7 +81,6 @@ impl Folder {
             root,
             gate,
             go,
-            scope,
             cpuset,
             parent,
         }

@@ -16,7 +16,10 @@ pub fn found(
     descriptors: &[String],
 ) -> Vec<String> {
     let mut leaks = Vec::new();
-    let processes = processes::of(folder.path());
+    let mut processes = processes::of(folder, driver);
+    if processes.len() < 2 {
+        processes = processes::everywhere(folder.path());
+    }
     leaks.extend(
         processes
             .iter()
@@ -27,7 +30,7 @@ pub fn found(
     if !children.is_empty() {
         leaks.push(format!("children of the driver left: {children:?}"));
     }
-    let is_new = |cgroup: &&PathBuf| !cgroups.contains(cgroup) && !is_of_executors(cgroup);
+    let is_new = |cgroup: &&PathBuf| !cgroups.contains(cgroup) && !is_of_the_agent(cgroup, &folder.parent);
     leaks.extend(
         folder
             .cgroups()
@@ -53,9 +56,9 @@ pub fn found(
     leaks
 }
 
-/// Where executors of all tasks live; it stays, and everything above it.
-fn is_of_executors(cgroup: &Path) -> bool {
-    cgroup.ends_with("holdfast") || cgroup.join("holdfast").is_dir()
+/// Where executors of all tasks live, or the agent's own, which an executor made in a hierarchy that the agent does without.
+fn is_of_the_agent(cgroup: &Path, parent: &str) -> bool {
+    cgroup.ends_with("holdfast") || cgroup.ends_with(parent)
 }
 
 fn lines_with(file: &str, path: &Path) -> impl Iterator<Item = String> {

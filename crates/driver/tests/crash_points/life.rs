@@ -63,14 +63,9 @@ pub async fn live(case: Case) -> Report {
     if tokio::time::timeout(3 * PATIENCE, life.run()).await.is_err() {
         life.violate("it hangs");
     }
-    for process in processes::of(life.folder.path()) {
-        processes::end(process.pid);
-    }
-    while !processes::of(life.folder.path()).is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
     if !life.violations.is_empty() {
         life.tell_logs();
+        life.end_everybody().await;
     }
     Report {
         case,
@@ -114,7 +109,9 @@ impl Driver {
 
 #[derive(Serialize)]
 struct PluginBlock {
-    enabled: bool,
+    /// In profiles that are off without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enabled: Option<bool>,
     state_dir: String,
     executor_path: String,
     log_max_files: u32,
@@ -161,6 +158,20 @@ impl Life {
     fn violate(&mut self, what: impl fmt::Display) {
         self.note(format_args!("violation: {what}"));
         self.violations.push(what.to_string());
+    }
+
+    /// Whoever a failure has left.
+    async fn end_everybody(&mut self) {
+        loop {
+            let left = processes::everywhere(self.folder.path());
+            if left.is_empty() {
+                return;
+            }
+            for process in left {
+                processes::end(process.pid);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// What driver and executors have said, for who reads the report.
@@ -258,7 +269,7 @@ impl Life {
 
     async fn kill_beforehand(&mut self, victim: Victim) {
         let driver = self.driver.as_ref().map_or(0, Driver::pid);
-        for process in processes::kill(self.folder.path(), driver, victim).await {
+        for process in processes::kill(&self.folder, driver, victim).await {
             self.note(format_args!("killed beforehand: {process}"));
             self.killed_executor |= process.role == Role::Executor;
         }
@@ -266,7 +277,7 @@ impl Life {
 
     async fn kill(&mut self) -> Result<(), Over> {
         let driver = self.driver.as_ref().map_or(0, Driver::pid);
-        for process in processes::kill(self.folder.path(), driver, self.case.victim).await {
+        for process in processes::kill(&self.folder, driver, self.case.victim).await {
             self.note(format_args!("killed: {process}"));
             self.killed = true;
             self.killed_executor |= process.role == Role::Executor;
@@ -388,7 +399,7 @@ impl Life {
             }
         };
         let block = PluginBlock {
-            enabled: true,
+            enabled: (!self.case.scenario.is_isolated()).then_some(true),
             state_dir: self.folder.state().display().to_string(),
             executor_path: driver.with_file_name("holdfast-executor").display().to_string(),
             log_max_files: 2,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// An executor that is killed between reading output and writing it takes that piece along. To be mended in the pump; until then
 /// lines may be missing where an executor was killed, and none may be there twice.
-pub const LOSS_AT_AN_EXECUTORS_DEATH: bool = true;
+pub const LOSS_AT_AN_EXECUTORS_DEATH: bool = false;
 
 /// What of the output must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,10 @@
-//! Who is there of one life, found by what it holds of the life's folder.
+//! Who is there of one life: in its cgroups, which is quickly looked up, or anywhere, by what it holds of the life's folder.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::folder::Folder;
 use super::matrix::Victim;
 
 /// A process that has to do with a folder.
@@ -29,8 +30,20 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// All that live.
-pub fn of(folder: &Path) -> Vec<Process> {
+/// Those that live in the cgroups of this life, and its driver.
+pub fn of(folder: &Folder, driver: i32) -> Vec<Process> {
+    let cgroups = folder.cgroups();
+    let members = cgroups
+        .iter()
+        .flat_map(|cgroup| holdfast_cgroup::pids(cgroup).unwrap_or_default());
+    let mut pids: Vec<i32> = members.chain([driver]).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids.into_iter().filter_map(|pid| look(pid, folder.path())).collect()
+}
+
+/// All that live, wherever they are.
+pub fn everywhere(folder: &Path) -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| look(pid, folder)).collect()
@@ -96,14 +109,14 @@ fn holds(pid: i32, folder: &Path) -> bool {
 }
 
 /// Kills those of them that are the victim's; returns who they were, once they are dead.
-pub async fn kill(folder: &Path, driver: i32, victim: Victim) -> Vec<Process> {
+pub async fn kill(folder: &Folder, driver: i32, victim: Victim) -> Vec<Process> {
     let is_victim = |process: &Process| match process.role {
         Role::Driver => process.pid == driver && victim.has_driver(),
         Role::Executor => victim.has_executor(),
         Role::Init => victim.has_init(),
         Role::Task => false,
     };
-    let victims: Vec<Process> = of(folder).into_iter().filter(is_victim).collect();
+    let victims: Vec<Process> = of(folder, driver).into_iter().filter(is_victim).collect();
     for process in &victims {
         end(process.pid);
     }

@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::blob::Blob;
+use super::blob::{self, Blob};
 use super::decompress::{Archive, Totals};
 use super::layer::{Failure, Layer, Unpacked, Unpacker};
 use super::layout::{self, LayerBlob};
@@ -475,10 +475,10 @@ fn open_folder(path: &Path) -> Result<Option<File>, ImageError> {
 /// `None`: the layer is not there.
 fn read_record(folder: &Path) -> Result<Option<LayerRecord>, ImageError> {
     let path = folder.join("layer.json");
-    let bytes = match fs::read(&path) {
+    let bytes = match blob::document(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ImageError::io("read", path)(error)),
+        Err(ImageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     serde_json::from_slice(&bytes)
         .map(Some)

@@ -35,6 +35,12 @@ pub struct IdentifyResponse {
     /// Bytes of output that were dropped because the log disk did not take them in time.
     #[prost(uint64, tag = "12")]
     pub dropped_bytes: u64,
+    /// The version of this protocol that it speaks, and the oldest that it still serves; 0: from before there was a number. A driver that
+    /// needs a field or a call which came later looks here first: an older executor passes over a field without a word.
+    #[prost(uint32, tag = "13")]
+    pub protocol: u32,
+    #[prost(uint32, tag = "14")]
+    pub oldest_protocol: u32,
 }
 /// Nested message and enum types in `IdentifyResponse`.
 pub mod identify_response {

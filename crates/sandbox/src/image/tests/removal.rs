@@ -127,3 +127,37 @@ fn what_a_killed_one_left_is_removed_and_what_is_not_a_layer_stays() {
     assert_eq!(store.remove_unused(&HashSet::new()).unwrap().len(), 3);
     assert_eq!(names(&guard), ["README"]);
 }
+
+#[test]
+fn a_layer_whose_record_is_broken_is_named_holds_nobody_up_and_can_be_removed() {
+    let layout = Layout::of(vec![Tar::new().file("a", "a")]);
+    let (_guard, store) = store();
+    drop(store.unpack(&layout.reference()).unwrap());
+    let layer = store.list().unwrap().remove(0);
+    let path = layer.path.join("layer.json");
+    let whole = fs::read(&path).unwrap();
+    let refused = || {
+        let error = store.unpack(&layout.reference()).unwrap_err().to_string();
+        assert!(error.contains("layer.json") && !error.contains('\n'), "{error}");
+        assert_eq!(store.list().unwrap()[0].bytes, None);
+    };
+    for cut in 0..whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        refused();
+    }
+    for foreign in ["null", "[]", "{}", "{\"bytes\":-1}", "{\"bytes\":NaN}"] {
+        fs::write(&path, foreign).unwrap();
+        refused();
+    }
+    fs::File::create(&path).unwrap().set_len(5 << 20).unwrap();
+    refused();
+    fs::remove_file(&path).unwrap();
+    refused();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    refused();
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    refused();
+    store.remove(&layer.digest, &HashSet::new()).unwrap();
+    assert_eq!(store.unpack(&layout.reference()).unwrap().unpacked, 1);
+}
