@@ -382,7 +382,9 @@ fn launch_failure(status: &tonic::Status) -> Failure {
     let has_answered = std::error::Error::source(status).is_none();
     match status.code() {
         // An executor that lives says these; the transport has several codes for one that died on the way.
-        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented if has_answered => Failure::Final(message),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented if has_answered => {
+            Failure::Final(message)
+        }
         _ => Failure::Retryable(message),
     }
 }

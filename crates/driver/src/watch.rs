@@ -30,8 +30,6 @@ const LAST_RESORT: u32 = 3;
 /// thread hangs in a write to the disk of the logs cannot die before that disk lets it go.
 const LEAVING: Duration = Duration::from_secs(1);
 
-const SIGKILL: i32 = 9;
-
 /// What an executor that adopts the task is started with.
 #[derive(Debug, Clone, Default)]
 pub struct Adoption {

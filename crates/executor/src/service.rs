@@ -13,10 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::children::Children;
-use crate::{protocol, server};
 use crate::session::{self, Context, SessionError, Sessions};
 use crate::supervisor::{Command, LaunchRefusal, Phase, Refusal, Snapshot, Stop};
 use crate::task::{kill_target_of, limits_of};
+use crate::{protocol, server};
 
 /// The service of one task.
 #[derive(Debug, Clone)]
