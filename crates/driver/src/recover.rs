@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_record::{BootId, HandleState, SupervisionDir, TaskResult, names};
+use holdfast_record::{AgentExit, BootId, HandleState, SupervisionDir, TaskResult, names};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
 use crate::driver::Driver;
@@ -120,6 +120,10 @@ pub async fn recover_in(
 fn still_supervised(dir: &SupervisionDir, state: &HandleState) -> Option<Found> {
     let record = dir.record().ok()??;
     if !record.committed || record.task_id != state.task_id || !record.executor.is_same(&state.executor) {
+        return None;
+    }
+    if record.plan.ending.on_agent_exit != AgentExit::Keep {
+        // It wants to know who attends to the task.
         return None;
     }
     let executor = record.executor.open().ok()??;

@@ -296,7 +296,7 @@ mod tests {
             ),
             (
                 "r:/a\0b",
-                "unveil: the path in \"r:/a\0b\" is not absolute, or has a null byte in it",
+                "unveil: the path in \"r:/a\\0b\" is not absolute, or has a null byte in it",
             ),
         ] {
             assert_eq!(parse("unveil", word).unwrap_err().to_string(), expected);
