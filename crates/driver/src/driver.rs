@@ -8,6 +8,7 @@ use holdfast_goplugin::services::Shutdown;
 use holdfast_wire::nomad_base::SetConfigRequest;
 use tokio::sync::watch;
 
+use crate::attention::Attention;
 use crate::events::Events;
 use crate::executor_binary::Missing;
 use crate::notices::NoticeBoard;
@@ -26,6 +27,8 @@ pub struct Driver {
     pub tasks: Tasks,
     /// What is told of them.
     pub events: Events,
+    /// Whether an agent attends to the driver.
+    pub attention: Attention,
     /// Where executors are heard.
     pub notices: NoticeBoard,
     /// What streams of statistics read.
@@ -45,6 +48,7 @@ impl Driver {
             shutdown,
             tasks: Tasks::start(),
             events: Events::default(),
+            attention: Attention::default(),
             notices: NoticeBoard::default(),
             samples: Sources::within(open_files::limit() / 2),
             announced: OnceLock::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cgroup::Scope;
+use holdfast_executor::children;
 use holdfast_executor::client::{self, Peer};
 use holdfast_record::{PlacementRecord, ProcessIdentity, Record, SupervisionDir};
 use holdfast_sys::point::{self, Point};
@@ -26,6 +27,9 @@ const SIGKILL: i32 = 9;
 
 /// How long a living task may be without an executor that answers before a call gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an executor that lives may take to tell the end of a task that was killed.
+const CONCLUDING: Duration = Duration::from_secs(5);
 
 /// How long a killed process may take to die before that is an error; as long as the built-in waits.
 const DYING: Duration = Duration::from_secs(15);
@@ -80,18 +84,29 @@ pub fn whole_milliseconds(duration: Duration) -> u64 {
 pub async fn reach(facts: &Facts, phase: &watch::Receiver<Phase>) -> Result<Option<Peer>, Failure> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(10);
+    let mut was_asked = false;
     loop {
         if !matches!(*phase.borrow(), Phase::Running(_)) {
             return Ok(None);
         }
+        let had_been_asked = was_asked;
         let reason = match SupervisionDir::open(&facts.dir) {
-            Err(e) => e.to_string(),
+            Err(e) => {
+                was_asked = true;
+                e.to_string()
+            }
             Ok(dir) => match client::connect(&dir).await {
                 Ok(peer) => return Ok(Some(peer)),
-                Err(e) => e.to_string(),
+                Err(e) => {
+                    // Its socket may be gone, or somebody else's; there is no executor to ask while one is adopting.
+                    was_asked = client::ask_to_bind_again(&dir) || was_asked;
+                    was_asked |= client::living_executor(&dir).is_none();
+                    e.to_string()
+                }
             },
         };
-        if Instant::now() >= deadline {
+        // Whoever was asked is tried once more, however long the first try took.
+        if Instant::now() >= deadline && had_been_asked {
             return Err(Failure::Final(format!(
                 "cannot reach the executor of task {:?}: {reason}",
                 facts.name.id
@@ -115,16 +130,8 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
             Ok(None) => return Ok(()),
             Ok(Some(peer)) => peer,
             Err(unreachable) => {
-                tracing::warn!(task_id = facts.name.id, error = %unreachable, "the driver kills the task itself");
-                let dir = SupervisionDir::open(&facts.dir).map_err(Failure::last)?;
-                kill_processes(&dir)?;
-                return match tokio::time::timeout(DYING, owner::ended(&mut phase)).await {
-                    Ok(_) => Ok(()),
-                    Err(_) => Err(Failure::Final(format!(
-                        "task {:?} did not die: {unreachable}",
-                        facts.name.id
-                    ))),
-                };
+                tracing::warn!(task_id = facts.name.id, error = %unreachable, "the driver stops the task itself");
+                return stop_without_executor(facts, &mut phase, left, &unreachable).await;
             }
         };
         let Peer { mut executor, .. } = peer;
@@ -134,7 +141,13 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
             left.request()
         };
         point::reached(Point::StopAsked);
-        match executor.stop(request).await {
+        // Longer than any executor takes that is not stopped itself.
+        let bound = left.grace.saturating_add(2 * DYING);
+        let Ok(stopped) = tokio::time::timeout(bound, executor.stop(request)).await else {
+            let silent = Failure::Final(format!("the executor of task {:?} does not answer", facts.name.id));
+            return stop_without_executor(facts, &mut phase, Stop::KILL, &silent).await;
+        };
+        match stopped {
             Ok(_) => {
                 point::reached(Point::StopHeard);
                 owner::ended(&mut phase).await;
@@ -158,6 +171,49 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
                 let _ = tokio::time::timeout(Duration::from_millis(50), owner::ended(&mut phase)).await;
             }
         }
+    }
+}
+
+/// Signal, grace and kill by the driver, for a task whose executor cannot be reached; then the executor is ended as well, so that
+/// another one can tell the end.
+async fn stop_without_executor(
+    facts: &Facts,
+    phase: &mut watch::Receiver<Phase>,
+    stop: Stop,
+    unreachable: &Failure,
+) -> Result<(), Failure> {
+    if !stop.grace.is_zero()
+        && let Some(main) = facts.main.open().map_err(Failure::last)?
+        && main.send_signal(stop.signal).is_ok()
+    {
+        gone_within(&main, stop.grace).await;
+    }
+    // Without records there is the main process; its executor, if it lives, sees to the rest.
+    let dir = match SupervisionDir::open(&facts.dir) {
+        Ok(dir) => {
+            kill_processes(&dir)?;
+            Some(dir)
+        }
+        Err(e) if takeover::is_absent(&e) => None,
+        Err(e) => return Err(Failure::last(e)),
+    };
+    kill_identity(&facts.main)?;
+    if tokio::time::timeout(CONCLUDING, owner::ended(phase)).await.is_ok() {
+        return Ok(());
+    }
+    if let Some(executor) = dir.as_ref().and_then(client::living_executor) {
+        tracing::warn!(
+            task_id = facts.name.id,
+            "its executor does not answer and is ended, too"
+        );
+        let _ = executor.send_signal(SIGKILL);
+    }
+    match tokio::time::timeout(DYING, owner::ended(phase)).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Failure::Final(format!(
+            "task {:?} did not die: {unreachable}",
+            facts.name.id
+        ))),
     }
 }
 
@@ -252,7 +308,7 @@ pub async fn end_stray(dir: SupervisionDir) -> Result<(), Failure> {
                 pidfd, mut executor, ..
             }) => {
                 // An error means that it is leaving, which the descriptor tells.
-                let _ = executor.stop(Stop::KILL.request()).await;
+                let _ = tokio::time::timeout(2 * DYING, executor.stop(Stop::KILL.request())).await;
                 drop(executor);
                 gone_within(&pidfd, DYING).await;
             }
@@ -302,11 +358,29 @@ fn living_record(dir: &SupervisionDir) -> Result<Option<Record>, Failure> {
     Ok(record.filter(|record| record.boot_id == boot_id))
 }
 
+/// Kills a task that has no executor and gets none, and returns when its main process is dead.
+pub async fn kill_orphan(dir: &SupervisionDir) -> Result<(), Failure> {
+    kill_processes(dir)?;
+    match living_record(dir)? {
+        Some(record) => kill_and_wait(&record.main).await,
+        None => Ok(()),
+    }
+}
+
 /// Kills the task's processes without its executor.
 fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
     let Some(record) = living_record(dir)? else {
         return Ok(());
     };
+    // Where it has no cgroup of its own, all of it is below the init, which stays: it has an end to record.
+    if record.plan.placement.scope.is_none()
+        && let Some(init) = record.init.open().map_err(Failure::last)?
+        && let Ok(Some(pid)) = init.pid()
+    {
+        for process in children::descendants(&[pid]) {
+            children::kill_tree(&process);
+        }
+    }
     if let Some(scope) = scope_of(&record.plan.placement)
         && !scope.foreign
         && is_same_cgroup(&record.plan.placement)

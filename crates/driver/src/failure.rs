@@ -21,6 +21,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same failure where it is one of the host at the moment, and not of the job.
+    pub fn may_pass(self) -> Failure {
+        match self {
+            Failure::Final(what) => Failure::Retryable(what),
+            other => other,
+        }
+    }
+
     /// A failure that no retry mends.
     pub fn last(what: impl std::fmt::Display) -> Failure {
         Failure::Final(what.to_string())

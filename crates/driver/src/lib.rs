@@ -8,6 +8,7 @@
 //! | [`plan`], [`start`] | StartTask |
 //! | [`recover`], [`takeover`], [`watch`] | finding tasks again, and keeping each under an executor |
 //! | [`end`] | StopTask, DestroyTask, and what a dead driver left |
+//! | [`attention`] | whether an agent attends, and who is told |
 //! | [`network`] | CreateNetwork, DestroyNetwork |
 //! | [`stats`], [`events`], [`notices`], [`fingerprint`] | what is told without being asked twice |
 //! | [`doctor`] | what a person is told of the host |
@@ -15,6 +16,7 @@
 //! | [`executor_binary`] | where executors come from |
 //! | [`plugin`] | the process |
 
+pub mod attention;
 pub mod doctor;
 pub mod driver;
 pub mod end;

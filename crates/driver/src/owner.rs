@@ -102,6 +102,11 @@ impl Tasks {
         self.ask(move |table| table.follow(&id)).await
     }
 
+    /// [`Table::all_running`].
+    pub async fn all_running(&self) -> Vec<Arc<Facts>> {
+        self.ask(|table| table.all_running()).await
+    }
+
     /// [`Table::other_incarnations`].
     pub async fn other_incarnations(&self, name: &TaskName) -> Vec<(String, watch::Receiver<Phase>)> {
         let name = name.clone();
@@ -144,6 +149,8 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_record::ProcessIdentity;
+
     use super::*;
 
     fn name() -> TaskName {
@@ -158,7 +165,16 @@ mod tests {
         Arc::new(Facts {
             name: name(),
             dir: "/d".into(),
-            main_pid: 1,
+            main: ProcessIdentity {
+                pid: 1,
+                start_ticks: 1,
+                pidfd_inode: None,
+            },
+            init: ProcessIdentity {
+                pid: 1,
+                start_ticks: 1,
+                pidfd_inode: None,
+            },
             started_at_ms: 2,
         })
     }

@@ -11,6 +11,7 @@ use holdfast_wire::nomad_driver::driver_server::DriverServer;
 use tonic::service::Routes;
 use tracing::level_filters::LevelFilter;
 
+use crate::attention;
 use crate::driver::Driver;
 use crate::open_files;
 use crate::plugin_name::PluginName;
@@ -43,6 +44,7 @@ pub fn serve(name: PluginName) -> anyhow::Result<()> {
         PluginServer::bind(&HANDSHAKE, &HostEnvironment::of_this_process()).context("open the plugin's socket")?;
     let served = runtime.block_on(async {
         let driver = Driver::new(name, plugin.shutdown()).context("prepare the driver")?;
+        attention::follow(driver.clone(), plugin.hosts());
         plugin.serve(routes(driver)).await.context("serve the agent")
     });
     // What blocks must not hold up the end: the agent waits two seconds (contract, P-7).

@@ -87,6 +87,15 @@ pub async fn recover_in(
             )));
         }
         Found::Supervised { executor, record, .. } => (Some(executor), record),
+        // Cannot connect is not dead: nothing is ended and nothing started in its place. The watch looks again and again.
+        Found::Silent { record, reason, .. } => {
+            tracing::warn!(
+                task_id = name.id,
+                reason,
+                "recovered a task whose executor does not answer"
+            );
+            (None, record)
+        }
         Found::Orphaned { record, reason } => {
             // Its end can still be told if it ended; the watch looks again and again.
             tracing::warn!(task_id = name.id, reason, "recovered a task without an executor");
@@ -96,7 +105,8 @@ pub async fn recover_in(
     let facts = Arc::new(Facts {
         name,
         dir: state.dir,
-        main_pid: record.main.pid,
+        main: record.main,
+        init: record.init,
         started_at_ms: record.started_at_ms,
     });
     driver.tasks.running(facts.clone()).await;
@@ -213,7 +223,8 @@ async fn tell_end(driver: &Driver, name: TaskName, state: &HandleState, result: 
     let facts = Facts {
         name,
         dir: state.dir.clone(),
-        main_pid: state.main.pid,
+        main: state.main,
+        init: state.init,
         started_at_ms: if result.started_at_ms > 0 {
             result.started_at_ms
         } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_executor::client::{Peer, StartMode};
 use holdfast_record::{
-    BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, RecordError, Status, StopRecord,
+    BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, names,
 };
 use holdfast_sys::point::{self, Point};
@@ -61,7 +61,9 @@ pub async fn start(
         environment: spec.env.clone(),
     };
 
-    end::end_other_incarnations(driver, &name).await?;
+    end::end_other_incarnations(driver, &name)
+        .await
+        .map_err(Failure::may_pass)?;
     let boot_id = holdfast_record::boot_id().map_err(Failure::last)?;
     let handles = Handles {
         task: &task,
@@ -82,12 +84,16 @@ pub async fn start(
         }
     };
     let Identities {
-        main, started_at_ms, ..
+        main,
+        init,
+        started_at_ms,
+        executor: _,
     } = launched.identities;
     let facts = Arc::new(Facts {
         name,
         dir: dir.path().to_owned(),
-        main_pid: main.pid,
+        main,
+        init,
         started_at_ms,
     });
     warnings.append(&mut launched.warnings);
@@ -100,7 +106,7 @@ pub async fn start(
     match handle {
         Ok(handle) => {
             point::reached(Point::CommitHeard);
-            tracing::info!(task_id = facts.name.id, pid = facts.main_pid, "task started");
+            tracing::info!(task_id = facts.name.id, pid = facts.main.pid, "task started");
             driver.tasks.running(facts.clone()).await;
             driver.events.send(&facts.name, limits.message(), &limits.annotations());
             for warning in warnings {
@@ -186,13 +192,20 @@ async fn adopt(
         found => found,
     };
     let path = dir.path().to_owned();
-    let facts_of = |main: ProcessIdentity, started_at_ms| {
+    let facts_of = |record: &Record| {
         Arc::new(Facts {
             name: name.clone(),
             dir: path.clone(),
-            main_pid: main.pid,
-            started_at_ms,
+            main: record.main,
+            init: record.init,
+            started_at_ms: record.started_at_ms,
         })
+    };
+    let identities_of = |record: &Record| Identities {
+        executor: record.executor,
+        init: record.init,
+        main: record.main,
+        started_at_ms: record.started_at_ms,
     };
     match found {
         Ok(Found::Supervised { executor, record, .. }) => {
@@ -200,15 +213,21 @@ async fn adopt(
                 task_id = name.id,
                 "adopted the task that an attempt before this one had started"
             );
-            let facts = facts_of(record.main, record.started_at_ms);
+            let (facts, state) = (facts_of(&record), identities_of(&record));
             driver.tasks.running(facts.clone()).await;
-            let state = Identities {
-                executor: record.executor,
-                init: record.init,
-                main: record.main,
-                started_at_ms: record.started_at_ms,
-            };
             watch::spawn(driver.clone(), facts.clone(), adoption.clone(), Some(executor));
+            Ok(Some(Made::Adopted { facts, state }))
+        }
+        Ok(Found::Silent { record, reason, .. }) => {
+            tracing::warn!(
+                task_id = name.id,
+                reason,
+                "an attempt before this one had started the task"
+            );
+            let (facts, state) = (facts_of(&record), identities_of(&record));
+            driver.tasks.running(facts.clone()).await;
+            // The watch looks again and again.
+            watch::spawn(driver.clone(), facts.clone(), adoption.clone(), None);
             Ok(Some(Made::Adopted { facts, state }))
         }
         // It ran and ended: it must not run twice under one id.
@@ -217,13 +236,7 @@ async fn adopt(
                 end::end_stray(dir).await?;
                 return Ok(None);
             };
-            let facts = facts_of(record.main, record.started_at_ms);
-            let state = Identities {
-                executor: record.executor,
-                init: record.init,
-                main: record.main,
-                started_at_ms: record.started_at_ms,
-            };
+            let (facts, state) = (facts_of(&record), identities_of(&record));
             let outcome = Outcome::from(result);
             watch::tell_end(driver, &facts, &outcome);
             driver.tasks.over(facts.clone(), outcome).await;
@@ -266,7 +279,14 @@ impl Launched {
     /// The last call before StartTask returns: from now on the executor keeps the task without being asked.
     /// A task that is over by now, its executor gone, was started all the same.
     async fn commit(mut self, dir: &SupervisionDir) -> Result<(), Failure> {
-        match self.executor.commit(CommitRequest {}).await {
+        let commit = tokio::time::timeout(LAUNCH_BOUND, self.executor.commit(CommitRequest {})).await;
+        let silent = |_| {
+            Err(tonic::Status::deadline_exceeded(format!(
+                "no answer within {} s",
+                LAUNCH_BOUND.as_secs()
+            )))
+        };
+        match commit.unwrap_or_else(silent) {
             Ok(_) => Ok(()),
             Err(_) if matches!(dir.result(), Ok(Some(_))) => Ok(()),
             Err(status) => Err(Failure::Retryable(format!(
@@ -361,11 +381,11 @@ fn launch_failure(status: &tonic::Status) -> Failure {
     // A connection that broke has an error of its own, and any code.
     let has_answered = std::error::Error::source(status).is_none();
     match status.code() {
-        Code::ResourceExhausted | Code::Unavailable | Code::Aborted | Code::DeadlineExceeded => {
-            Failure::Retryable(message)
+        // An executor that lives says these; the transport has several codes for one that died on the way.
+        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented if has_answered => {
+            Failure::Final(message)
         }
-        _ if !has_answered => Failure::Retryable(message),
-        _ => Failure::Final(message),
+        _ => Failure::Retryable(message),
     }
 }
 
@@ -467,7 +487,8 @@ mod tests {
                 task_name: "t".into(),
             },
             dir: "/state/raw_exec/x".into(),
-            main_pid: 3,
+            main: identity(3),
+            init: identity(2),
             started_at_ms: 4,
         };
         let additions = EnvironmentAdditions {
@@ -502,9 +523,50 @@ mod tests {
     fn only_what_may_pass_is_retryable_s2() {
         let failure = |code| launch_failure(&tonic::Status::new(code, "chdir /x: no such folder"));
         let message = "failed to launch command with executor: chdir /x: no such folder".to_owned();
-        assert_eq!(failure(Code::InvalidArgument), Failure::Final(message.clone()));
-        assert_eq!(failure(Code::FailedPrecondition), Failure::Final(message.clone()));
-        assert_eq!(failure(Code::Unavailable), Failure::Retryable(message.clone()));
-        assert_eq!(failure(Code::ResourceExhausted), Failure::Retryable(message));
+        for code in [Code::InvalidArgument, Code::FailedPrecondition, Code::Unimplemented] {
+            assert_eq!(failure(code), Failure::Final(message.clone()), "{code:?}");
+        }
+        for code in [
+            Code::ResourceExhausted,
+            Code::Unavailable,
+            Code::Unknown,
+            Code::Internal,
+            Code::Cancelled,
+            Code::Aborted,
+            Code::DeadlineExceeded,
+        ] {
+            assert_eq!(failure(code), Failure::Retryable(message.clone()), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn records_that_cannot_be_made_for_now_may_be_made_later_s2() {
+        use std::io::ErrorKind;
+        let failure = |kind: ErrorKind| {
+            record_failure(RecordError::Io {
+                action: "create",
+                path: "/s".into(),
+                source: kind.into(),
+            })
+        };
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::OutOfMemory] {
+            assert!(matches!(failure(kind), Failure::Retryable(_)), "{kind:?}");
+        }
+        for kind in [
+            ErrorKind::PermissionDenied,
+            ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::NotADirectory,
+        ] {
+            assert!(matches!(failure(kind), Failure::Final(_)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_earlier_incarnation_that_does_not_die_may_have_died_at_the_next_try_s2() {
+        assert_eq!(Failure::last("x").may_pass(), Failure::Retryable("x".to_owned()));
+        assert_eq!(
+            Failure::Retryable("x".into()).may_pass(),
+            Failure::Retryable("x".to_owned())
+        );
     }
 }

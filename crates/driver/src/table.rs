@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_record::{Status, TaskResult};
+use holdfast_record::{ProcessIdentity, Status, TaskResult};
 use tokio::sync::watch;
 
 /// Which task is meant.
@@ -34,8 +34,10 @@ pub struct Facts {
     pub name: TaskName,
     /// Its supervision directory.
     pub dir: PathBuf,
-    /// Pid of the main process, for people; it is never signalled by this number.
-    pub main_pid: i32,
+    /// The main process.
+    pub main: ProcessIdentity,
+    /// Its parent.
+    pub init: ProcessIdentity,
     /// Unix time in milliseconds.
     pub started_at_ms: i64,
 }
@@ -80,13 +82,25 @@ impl From<TaskResult> for Outcome {
             started_at_ms: _,
             finished_at_ms,
             timed_out,
+            unattended,
+            executor_lost,
             extra: _,
         } = result;
-        let (exit_code, signal, error) = match status {
+        // With a reason it is never taken for a success: it was cut short, whatever code it ended with.
+        let cut_short = match (unattended, executor_lost) {
+            (true, _) => Some("stopped: no driver attended to the task for as long as its on_agent_exit allows"),
+            (false, true) => Some("executor lost: killed, as its on_executor_loss says"),
+            (false, false) => None,
+        };
+        let (exit_code, signal, unknown) = match status {
             Status::Exited(code) => (code, 0, None),
             Status::Signalled(signal) => (signal.saturating_add(128), signal, None),
             Status::Unknown(reason) => (-1, 0, Some(format!("the exit status is not known: {reason}"))),
             Status::NotStarted(reason) => (-1, 0, Some(format!("the command was not started: {reason}"))),
+        };
+        let error = match (cut_short, unknown) {
+            (Some(reason), Some(unknown)) => Some(format!("{reason}; {unknown}")),
+            (reason, unknown) => reason.map(str::to_owned).or(unknown),
         };
         Outcome {
             exit_code,
@@ -259,6 +273,15 @@ impl Table {
             .collect()
     }
 
+    /// All tasks that run.
+    pub fn all_running(&self) -> Vec<Arc<Facts>> {
+        let running = |entry: &Entry| match &*entry.phase.borrow() {
+            Phase::Running(facts) => Some(facts.clone()),
+            Phase::Starting | Phase::Over(..) | Phase::Gone => None,
+        };
+        self.entries.values().filter_map(running).collect()
+    }
+
     fn forget(&mut self, id: &str) {
         if let Some(entry) = self.entries.remove(id) {
             entry.phase.send_replace(Phase::Gone);
@@ -282,7 +305,16 @@ mod tests {
         Arc::new(Facts {
             name: name(id),
             dir: "/d".into(),
-            main_pid: 1,
+            main: ProcessIdentity {
+                pid: 1,
+                start_ticks: 1,
+                pidfd_inode: None,
+            },
+            init: ProcessIdentity {
+                pid: 1,
+                start_ticks: 1,
+                pidfd_inode: None,
+            },
             started_at_ms: 2,
         })
     }

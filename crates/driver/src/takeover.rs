@@ -2,10 +2,11 @@
 //!
 //! Needed when an executor dies, when a driver comes back, and when a start finds what a dead driver left.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_executor::client::{self, Peer, StartMode};
-use holdfast_record::{Record, RecordError, SupervisionDir, TaskResult};
+use holdfast_record::{ExecutorLoss, Record, RecordError, SupervisionDir, TaskResult};
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{CommitRequest, EquipRequest};
@@ -29,6 +30,15 @@ pub enum Found {
         /// The executor was started just now, in the place of a dead one.
         adopted: bool,
     },
+    /// Its executor lives and does not answer: it is stopped, or hangs.
+    Silent {
+        /// Readable when the executor ends.
+        executor: PidFd,
+        /// What the executor recorded.
+        record: Box<Record>,
+        /// What was tried.
+        reason: String,
+    },
     /// It lives, and no executor could be started for it.
     Orphaned {
         /// What the dead executor recorded.
@@ -43,41 +53,72 @@ pub enum Found {
 }
 
 /// Looks at a supervision directory of this boot and takes the task over: connects to its executor, else starts one
-/// that adopts it. `environment` goes to an executor that has none. Fails if it cannot be told what has become of the
-/// task.
+/// that adopts it. `environment` goes to an executor that has none. Whoever else does the same at the same time, there is one executor in
+/// the end. Fails if it cannot be told what has become of the task.
 pub async fn take_over(
     driver: &Driver,
     dir: &SupervisionDir,
-    shared_cgroups: &[std::path::PathBuf],
+    shared_cgroups: &[PathBuf],
     environment: &[String],
 ) -> Result<Found, String> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(10);
+    let mut was_asked = false;
     loop {
         if let Some(result) = dir.result().map_err(text)? {
             return Ok(over(dir, result));
         }
         let unreachable = match client::connect(dir).await {
-            Ok(peer) => return supervised(dir, peer, environment, false).await,
+            Ok(peer) => return supervised(driver, dir, peer, environment, false).await,
             Err(e) => e.to_string(),
         };
-        // The lock is free once the executor is dead, however it died. It is only looked at: the adopting executor
-        // takes it.
-        if dir.lock().map_err(text)?.is_some() {
-            break;
-        }
-        if Instant::now() >= deadline {
+        let is_late = Instant::now() >= deadline;
+        // Cannot connect is not dead: its socket may be gone, or somebody else's, or it may be stopped.
+        if let Some(executor) = client::living_executor(dir) {
+            if is_late && was_asked {
+                return silent(dir, executor, &unreachable);
+            }
+            was_asked = client::ask_to_bind_again(dir);
+        // The lock is free once the executor is dead, however it died. It is only looked at: the adopting executor takes it.
+        } else if dir.lock().map_err(text)?.is_some() {
+            if let Some(found) = adopt(driver, dir, shared_cgroups, environment, is_late).await? {
+                return Ok(found);
+            }
+        } else if is_late {
             return Err(format!("an executor holds the task and does not answer: {unreachable}"));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(500));
     }
+}
+
+/// One that was committed goes on with its task as soon as it goes on.
+fn silent(dir: &SupervisionDir, executor: PidFd, unreachable: &str) -> Result<Found, String> {
+    let reason = format!("an executor holds the task and does not answer: {unreachable}");
+    match dir.record().map_err(text)? {
+        Some(record) if record.committed => Ok(Found::Silent {
+            executor,
+            record: Box::new(record),
+            reason,
+        }),
+        Some(_) | None => Err(reason),
+    }
+}
+
+/// Nobody has the task: an executor is started that adopts it. `None`: somebody else was faster, and there is time to ask them.
+async fn adopt(
+    driver: &Driver,
+    dir: &SupervisionDir,
+    shared_cgroups: &[PathBuf],
+    environment: &[String],
+    is_late: bool,
+) -> Result<Option<Found>, String> {
     // It may have written the result as the last thing it did.
     if let Some(result) = dir.result().map_err(text)? {
-        return Ok(over(dir, result));
+        return Ok(Some(over(dir, result)));
     }
     let Some(record) = dir.record().map_err(text)? else {
-        return Ok(Found::NeverStarted);
+        return Ok(Some(Found::NeverStarted));
     };
     point::reached(Point::AdoptionDecided);
     let adopting = async {
@@ -88,20 +129,27 @@ pub async fn take_over(
             .map_err(text)
     };
     let reason = match adopting.await {
-        Ok(peer) => match supervised(dir, peer, environment, true).await {
-            Ok(found) => return Ok(found),
+        Ok(peer) => match supervised(driver, dir, peer, environment, true).await {
+            Ok(found) => return Ok(Some(found)),
             Err(reason) => reason,
         },
         Err(reason) => reason,
     };
     // An adopting executor of an ended task has nothing to do but to say so.
     if let Some(result) = dir.result().map_err(text)? {
-        return Ok(over(dir, result));
+        return Ok(Some(over(dir, result)));
     }
-    Ok(Found::Orphaned {
+    let is_taken = client::living_executor(dir).is_some() || dir.lock().map_err(text)?.is_none();
+    if is_taken && !is_late {
+        return Ok(None);
+    }
+    if record.plan.ending.on_executor_loss == ExecutorLoss::Kill {
+        end::kill_orphan(dir).await.map_err(text)?;
+    }
+    Ok(Some(Found::Orphaned {
         record: Box::new(record),
         reason,
-    })
+    }))
 }
 
 /// The executor may have died right after it had written this.
@@ -110,7 +158,13 @@ fn over(dir: &SupervisionDir, result: TaskResult) -> Found {
     Found::Over(result)
 }
 
-async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], adopted: bool) -> Result<Found, String> {
+async fn supervised(
+    driver: &Driver,
+    dir: &SupervisionDir,
+    peer: Peer,
+    environment: &[String],
+    adopted: bool,
+) -> Result<Found, String> {
     let Peer {
         pidfd,
         identity,
@@ -132,9 +186,15 @@ async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], ad
         if identity.main.is_some() && !identity.committed {
             executor.commit(CommitRequest {}).await?;
         }
+        if matches!(dir.record(), Ok(Some(record)) if record.plan.ending.on_agent_exit.limit().is_some()) {
+            driver.attention.tell(&mut executor).await?;
+        }
         Ok::<(), tonic::Status>(())
     };
-    let talked = talk.await;
+    let talked = match tokio::time::timeout(PATIENCE, talk).await {
+        Ok(talked) => talked,
+        Err(_) => Err(tonic::Status::deadline_exceeded("no answer in time")),
+    };
     drop(executor);
     if adopted {
         point::reached(Point::AdoptionDone);
@@ -153,6 +213,13 @@ async fn supervised(dir: &SupervisionDir, peer: Peer, environment: &[String], ad
         }
         (Ok((Some(result), _)), _) => Ok(over(dir, result)),
         (Ok((None, None)), Ok(())) => Ok(Found::NeverStarted),
+        (Ok((None, Some(record))), Err(status)) if record.committed && !pidfd.has_exited().unwrap_or(true) => {
+            return Ok(Found::Silent {
+                executor: pidfd,
+                record: Box::new(record),
+                reason: format!("the executor does not answer: {}", status.message()),
+            });
+        }
         (Ok((None, _)), Err(status)) => Err(format!("the executor refused: {}", status.message())),
         (Err(reason), _) => Err(reason),
     };

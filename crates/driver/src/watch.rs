@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_record::{Notice, Notices, Record, Status, SupervisionDir, TaskResult, now_ms};
+use holdfast_record::{ExecutorLoss, Notice, Notices, Record, Status, SupervisionDir, TaskResult, now_ms};
 use holdfast_sandbox::duration;
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
@@ -14,10 +14,9 @@ use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
 
 use crate::driver::Driver;
-use crate::end;
-use crate::notices;
 use crate::table::{Facts, Outcome, Phase};
 use crate::takeover::{self, Found};
+use crate::{end, notices};
 
 /// Pauses between attempts to give an orphaned task an executor.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -127,7 +126,17 @@ async fn until_over(
         }
         let dir = match SupervisionDir::open(&facts.dir) {
             Ok(dir) => dir,
-            Err(e) => return Some(Outcome::unknown(format!("the task's records are lost: {e}"))),
+            // Nobody can supervise it any more, and what is told next makes the agent start another one (contract, R-2).
+            Err(e) if takeover::is_absent(&e) => {
+                end_without_records(facts).await;
+                return Some(Outcome::unknown(format!("the task's records are lost: {e}")));
+            }
+            Err(e) => {
+                tracing::warn!(task_id = facts.name.id, error = %e, "cannot look for the task's executor");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
         };
         // Boxed: a task that only runs needs no room for what is done when its executor dies.
         let taking_over = Box::pin(takeover::take_over(
@@ -157,6 +166,22 @@ async fn until_over(
                 // An executor that dies as soon as it has adopted must not be started without a pause.
                 tokio::time::sleep(FIRST_PAUSE).await;
                 continue;
+            }
+            Ok(Found::Silent {
+                executor: pidfd,
+                reason,
+                ..
+            }) => {
+                if !told {
+                    driver.events.send(
+                        &facts.name,
+                        "Executor does not answer; the task is left as it is",
+                        &[("reason", reason)],
+                    );
+                    told = true;
+                }
+                // Until it is dead, or for a while.
+                let _ = tokio::time::timeout(pause, exited(pidfd)).await;
             }
             Ok(Found::Orphaned { record, reason }) => {
                 failures += 1;
@@ -202,7 +227,9 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
         Ok(None) => (status, now_ms()),
         Err(e) => (Status::Unknown(e.to_string()), now_ms()),
     };
-    let result = TaskResult::new(status, false, record.started_at_ms, finished_at_ms);
+    let mut result = TaskResult::new(status, false, record.started_at_ms, finished_at_ms);
+    result.executor_lost =
+        record.plan.ending.on_executor_loss == ExecutorLoss::Kill && !matches!(result.status, Status::Exited(_));
     if let Err(e) = dir.write_result(&result) {
         tracing::warn!(task_id = record.task_id, error = %e, "cannot write the result of a task without an executor");
         // The init's record is on disk, where its room was taken before the task ran: a full disk hides no end.
@@ -213,6 +240,15 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
     drop(lock);
     end::end_init(dir);
     Some(result.into())
+}
+
+/// Identities are proof enough to kill by.
+async fn end_without_records(facts: &Facts) {
+    for identity in [&facts.main, &facts.init] {
+        if let Err(e) = end::kill_and_wait(identity).await {
+            tracing::warn!(task_id = facts.name.id, pid = identity.pid, error = %e, "a process of a task without records was not killed");
+        }
+    }
 }
 
 /// Returns when the process has ended (pidfd_open(2): its descriptor is readable from then on), and sees to it that no

@@ -9,6 +9,7 @@ use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::Registered;
 use tokio::io::Interest;
 
+use crate::client;
 use crate::launch::{self, LaunchError, open_fifo};
 use crate::log;
 use crate::output::Sink;
@@ -47,6 +48,9 @@ pub enum AdoptError {
     /// The pids are strangers' by now.
     #[error("the task in {0} ran before the host was booted")]
     OtherBoot(String),
+    /// It was not killed, and somebody removed or replaced the lock that it holds.
+    #[error("the executor of the task in {0} lives: pid {1}")]
+    Supervised(String, i32),
     /// A record could not be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -73,6 +77,12 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
     let mut record = dir.record()?.ok_or_else(|| AdoptError::NoRecord(folder()))?;
     if record.boot_id != holdfast_record::boot_id().map_err(io("reading the boot id"))? {
         return Err(AdoptError::OtherBoot(folder()));
+    }
+    if client::open_living(&record.executor)
+        .map_err(io("opening the executor"))?
+        .is_some()
+    {
+        return Err(AdoptError::Supervised(folder(), record.executor.pid));
     }
     point::reached(Point::AdoptionRead);
     let main = record.main.open().map_err(io("opening the main process"))?;

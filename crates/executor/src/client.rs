@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_record::{RecordError, SupervisionDir, names};
+use holdfast_record::{ProcessIdentity, RecordError, SupervisionDir, names};
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::{self, PidFd};
 use holdfast_sys::readiness::Registered;
@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::protocol::Versions;
+use crate::server::BIND_AGAIN;
 
 /// How long an executor may take until it listens; it needs a millisecond.
 const LISTENING_BOUND: Duration = Duration::from_secs(20);
@@ -332,6 +333,29 @@ async fn identify(executor: &mut ExecutorClient<Channel>, path: &Path) -> Result
         Ok(Err(status)) => Err(failed(status.message().to_owned())),
         Err(_) => Err(failed(format!("no answer within {} s", IDENTIFY_BOUND.as_secs()))),
     }
+}
+
+/// Opens a process that has not ended. `None`: it is dead, reaped or not, or its pid is a stranger's now.
+pub fn open_living(identity: &ProcessIdentity) -> io::Result<Option<PidFd>> {
+    match identity.open()? {
+        Some(pidfd) if !pidfd.has_exited()? => Ok(Some(pidfd)),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// The executor that the record of a folder names, if it lives. Nothing is opened by a record of another boot.
+pub fn living_executor(dir: &SupervisionDir) -> Option<PidFd> {
+    let record = dir.record().ok()??;
+    let is_of_this_boot = holdfast_record::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id);
+    is_of_this_boot
+        .then(|| open_living(&record.executor).ok().flatten())
+        .flatten()
+}
+
+/// Asks a living executor that cannot be reached to bind its socket again, in case that was removed, or somebody else listens there.
+/// True if there was an executor to ask.
+pub fn ask_to_bind_again(dir: &SupervisionDir) -> bool {
+    living_executor(dir).is_some_and(|executor| executor.send_signal(BIND_AGAIN).is_ok())
 }
 
 async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorClient<Channel>), ConnectError> {

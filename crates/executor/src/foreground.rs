@@ -133,7 +133,7 @@ impl Foreground {
     }
 
     /// Serves on another socket too.
-    pub fn serve_also(&mut self, listener: tokio::net::UnixListener, services: Services) {
+    pub fn serve_also(&mut self, listener: server::Listening, services: Services) {
         let serving = server::serve(listener, services, self.leaving.clone());
         self.serving.push(tokio::spawn(serving));
     }

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_cgroup::{Scope, Watch};
+use holdfast_cgroup::{Scope, ScopeError, Watch};
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{
@@ -87,7 +87,7 @@ pub enum LaunchError {
     Record(#[from] RecordError),
     /// A cgroup of our own could not be made.
     #[error(transparent)]
-    Scope(#[from] holdfast_cgroup::ScopeError),
+    Scope(#[from] ScopeError),
     /// Limits that must hold do not.
     #[error("limits are strict: {0}")]
     Limits(String),
@@ -116,14 +116,16 @@ impl LaunchError {
             Self::Init(_) => return true,
             Self::Record(e) => return e.is_transient(),
             Self::Tree(TreeError::Source { source, .. }) | Self::Devices(source) => source.raw_os_error(),
+            Self::Scope(ScopeError::Io { source, .. }) => source.raw_os_error(),
             Self::Task(_) | Self::Scope(_) | Self::Limits(_) | Self::Tree(_) | Self::Confinement(_) => None,
         };
-        const PASSING: [i32; 7] = [
+        const PASSING: [i32; 8] = [
             libc::ENOMEM,
             libc::EAGAIN,
             libc::EBUSY,
             libc::ETXTBSY,
             libc::ENOSPC,
+            libc::EDQUOT,
             libc::EMFILE,
             libc::ENFILE,
         ];
@@ -349,6 +351,8 @@ fn record_and_release(
         forks_baseline: baseline.forks_refused,
         stop: None,
         runtime_deadline_boot_ms: deadline,
+        attendant: None,
+        unattended_until_boot_ms: None,
         main_oom_killed: None,
         extra: holdfast_record::Extra::new(),
     };

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_record::{RecordError, SupervisionDir, TaskResult};
 use holdfast_sys::file::{self, PollEntry};
+use holdfast_sys::point::{self, Point};
 use holdfast_sys::readiness;
 use holdfast_sys::socket::pipe;
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
@@ -306,6 +307,7 @@ impl Lane {
             }
             Ok(count) => {
                 flow.held.store(self.held(), Ordering::SeqCst);
+                point::reached(Point::OutputSpooled);
                 self.write(flows, flow, window);
                 if count < self.spool.capacity() / 2 {
                     return Turn::Some;

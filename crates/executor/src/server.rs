@@ -3,20 +3,23 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use holdfast_record::{SupervisionDir, names};
 use holdfast_sys::point::{self, Point};
+use holdfast_sys::process::PidFd;
 use holdfast_sys::{process, socket};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::body::Body;
@@ -25,6 +28,8 @@ use tonic::server::NamedService;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
+use crate::log;
+
 /// How long clients have to hear their last answers when the executor leaves.
 const LEAVING_BOUND: Duration = Duration::from_millis(500);
 
@@ -32,11 +37,36 @@ type Inner = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
 
 /// Services by the names in their paths.
 #[derive(Clone, Default)]
-pub struct Services(Vec<(&'static str, Inner)>);
+pub struct Services {
+    named: Vec<(&'static str, Inner)>,
+    /// Who calls, once they are those of one connection.
+    caller: Option<Caller>,
+}
+
+/// The process at the other end of a connection, for calls that depend on who makes them.
+#[derive(Debug, Clone)]
+struct Caller(Arc<PidFd>);
+
+impl Caller {
+    fn of(stream: &UnixStream) -> Option<Caller> {
+        let pidfd = match socket::peer_pidfd(stream) {
+            Ok(fd) => PidFd::from_fd(fd),
+            // Before Linux 6.5: the process was there a moment ago, when it connected.
+            Err(_) => PidFd::open(socket::peer_credentials(stream).ok()?.pid).ok()?,
+        };
+        Some(Caller(Arc::new(pidfd)))
+    }
+}
+
+/// Who makes a call. `None`: it did not come by a socket, or the process is gone.
+pub fn caller<T>(request: &tonic::Request<T>) -> Option<PidFd> {
+    let Caller(pidfd) = request.extensions().get()?;
+    pidfd.try_clone().ok()
+}
 
 impl std::fmt::Debug for Services {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.named.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -49,7 +79,7 @@ impl Services {
         S: Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
-        self.0.push((S::NAME, BoxCloneSyncService::new(service)));
+        self.named.push((S::NAME, BoxCloneSyncService::new(service)));
         self
     }
 }
@@ -63,9 +93,12 @@ impl Service<Request<Incoming>> for Services {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(caller) = &self.caller {
+            request.extensions_mut().insert(caller.clone());
+        }
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+        match self.named.iter_mut().find(|(known, _)| *known == name) {
             Some((_, service)) => service.call(request),
             None => Box::pin(std::future::ready(Ok(
                 tonic::Status::unimplemented("unknown service").into_http()
@@ -74,8 +107,48 @@ impl Service<Request<Incoming>> for Services {
     }
 }
 
-/// Listens on the supervision directory's socket: bound under a temporary name, so that whoever finds the name can connect.
-pub fn listen(dir: &SupervisionDir) -> io::Result<UnixListener> {
+/// A socket to serve on.
+#[derive(Debug)]
+pub struct Listening {
+    listener: UnixListener,
+    rebinding: Option<Rebinding>,
+}
+
+/// A socket's name that is taken again when it was taken away. Whoever finds the executor alive and its socket gone, or somebody else's,
+/// asks by a signal that is ignored by who does not know it (SIGURG, signal(7)): nothing is watched, and nothing wakes up before.
+#[derive(Debug)]
+struct Rebinding {
+    /// The folder is opened when it is asked for: an idle executor needs no other descriptor of it.
+    folder: PathBuf,
+    /// By which it is known: what lies under the path then may be another task's.
+    nonce: String,
+    asked: Signal,
+    /// Device and inode of the socket.
+    bound: (u64, u64),
+}
+
+/// What asks an executor to bind its socket again.
+pub const BIND_AGAIN: i32 = libc::SIGURG;
+
+/// Listens on the supervision directory's socket, and again when asked for.
+pub fn listen(dir: &SupervisionDir) -> io::Result<Listening> {
+    // First, so that whoever finds the executor can ask.
+    let asked = signal(SignalKind::from_raw(BIND_AGAIN))?;
+    let listener = bind(dir)?;
+    let rebinding = Rebinding {
+        folder: dir.path().to_owned(),
+        nonce: dir.intent().map_err(io::Error::other)?.nonce,
+        asked,
+        bound: inode(dir)?,
+    };
+    Ok(Listening {
+        listener,
+        rebinding: Some(rebinding),
+    })
+}
+
+/// Bound under a temporary name, so that whoever finds the name can connect.
+fn bind(dir: &SupervisionDir) -> io::Result<UnixListener> {
     let temporary = format!(".sock.{}", std::process::id());
     let path = dir.path().join(&temporary);
     let _ = std::fs::remove_file(&path);
@@ -85,8 +158,50 @@ pub fn listen(dir: &SupervisionDir) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+fn inode(dir: &SupervisionDir) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(dir.path().join(names::SOCKET))?;
+    Ok((found.dev(), found.ino()))
+}
+
+impl Rebinding {
+    /// A new listener, unless the name still is that of the old one. Connections that are open stay.
+    fn again(&mut self) -> Option<UnixListener> {
+        match self.try_again() {
+            Ok(listener) => listener,
+            Err(e) => {
+                log::line(&format!("binding the socket again: {e}"));
+                None
+            }
+        }
+    }
+
+    fn try_again(&mut self) -> io::Result<Option<UnixListener>> {
+        let dir = SupervisionDir::open(&self.folder).map_err(io::Error::other)?;
+        if inode(&dir).is_ok_and(|found| found == self.bound) {
+            return Ok(None);
+        }
+        if dir.intent().map_err(io::Error::other)?.nonce != self.nonce {
+            return Err(io::Error::other("the folder is another task's"));
+        }
+        let listener = bind(&dir)?;
+        self.bound = inode(&dir)?;
+        log::line("the socket was gone, or another's; it is bound again");
+        Ok(Some(listener))
+    }
+}
+
+/// Returns when somebody asks for the socket.
+async fn asked(rebinding: &mut Option<Rebinding>) {
+    if let Some(rebinding) = rebinding
+        && rebinding.asked.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 /// Listens on a path that a person named; a socket that nobody listens on is replaced, and nothing else is.
-pub fn listen_at(path: &Path) -> io::Result<UnixListener> {
+pub fn listen_at(path: &Path) -> io::Result<Listening> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket
         && let Err(e) = std::os::unix::net::UnixStream::connect(path)
@@ -97,7 +212,10 @@ pub fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     // Until here, and where the folder lets others in, it is the peer's credentials that count.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    Ok(Listening {
+        listener,
+        rebinding: None,
+    })
 }
 
 /// Only this user and root are talked to.
@@ -106,7 +224,11 @@ fn is_trusted(stream: &UnixStream) -> bool {
 }
 
 /// Serves until `leaving` says so, and then lets calls under way end within a bound.
-pub async fn serve(listener: UnixListener, services: Services, mut leaving: watch::Receiver<bool>) {
+pub async fn serve(listening: Listening, services: Services, mut leaving: watch::Receiver<bool>) {
+    let Listening {
+        mut listener,
+        mut rebinding,
+    } = listening;
     let mut connections = JoinSet::new();
     let for_connections = leaving.clone();
     loop {
@@ -114,11 +236,18 @@ pub async fn serve(listener: UnixListener, services: Services, mut leaving: watc
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if !is_trusted(&stream) => {}
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, services.clone(), for_connections.clone()));
+                    let mut services = services.clone();
+                    services.caller = Caller::of(&stream);
+                    connections.spawn(connection(stream, services, for_connections.clone()));
                 }
                 // Too many open files, and the like, pass.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
+            () = asked(&mut rebinding) => {
+                if let Some(again) = rebinding.as_mut().and_then(Rebinding::again) {
+                    listener = again;
+                }
+            }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             () = told(&mut leaving) => break,
         }

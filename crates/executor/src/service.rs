@@ -13,10 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::children::Children;
-use crate::protocol;
 use crate::session::{self, Context, SessionError, Sessions};
 use crate::supervisor::{Command, LaunchRefusal, Phase, Refusal, Snapshot, Stop};
 use crate::task::{kill_target_of, limits_of};
+use crate::{protocol, server};
 
 /// The service of one task.
 #[derive(Debug, Clone)]
@@ -113,6 +113,8 @@ pub fn result_message(result: &TaskResult) -> wire::TaskResult {
         oom_killed: result.oom_killed,
         finished_at_ms: result.finished_at_ms,
         timed_out: result.timed_out,
+        unattended: result.unattended,
+        executor_lost: result.executor_lost,
     }
 }
 
@@ -169,8 +171,9 @@ impl Executor for Service {
         }))
     }
 
-    async fn commit(&self, _: Request<wire::CommitRequest>) -> Answer<wire::CommitResponse> {
-        match self.ask(Command::Commit).await {
+    async fn commit(&self, request: Request<wire::CommitRequest>) -> Answer<wire::CommitResponse> {
+        let caller = server::caller(&request);
+        match self.ask(|reply| Command::Commit(caller, reply)).await {
             Ok(committed) => committed.map_err(refused)?,
             // A short task may be over before its launcher commits it: with its result on disk nothing is left to answer for.
             Err(status) => {
@@ -181,6 +184,15 @@ impl Executor for Service {
             }
         }
         Ok(Response::new(wire::CommitResponse {}))
+    }
+
+    async fn attend(&self, request: Request<wire::AttendRequest>) -> Answer<wire::AttendResponse> {
+        let caller = server::caller(&request).ok_or_else(|| Status::failed_precondition("the caller is not known"))?;
+        let wire::AttendRequest { attends } = request.into_inner();
+        self.ask(|reply| Command::Attend(caller, attends, reply))
+            .await?
+            .map_err(refused)?;
+        Ok(Response::new(wire::AttendResponse {}))
     }
 
     async fn equip(&self, request: Request<wire::EquipRequest>) -> Answer<wire::EquipResponse> {
@@ -276,4 +288,63 @@ pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 fn bounded(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::launch::LaunchError;
+
+    /// By which the driver tells a failure that may pass from one that does not (contract, S-2).
+    #[test]
+    fn each_class_of_a_failed_launch_is_told_by_its_code_s2() {
+        let step = |errno| LaunchError::Step {
+            explanation: "exec /x".into(),
+            errno,
+        };
+        let prepare = |errno| LaunchError::Prepare {
+            what: "cloning the init".into(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        for errno in [
+            libc::ENOMEM,
+            libc::EAGAIN,
+            libc::EBUSY,
+            libc::ETXTBSY,
+            libc::ENOSPC,
+            libc::EDQUOT,
+            libc::EMFILE,
+            libc::ENFILE,
+        ] {
+            for failed in [step(errno), prepare(errno)] {
+                let told = launch_refused(&failed.into());
+                assert_eq!(told.code(), Code::ResourceExhausted, "{}", told.message());
+            }
+        }
+        for errno in [
+            libc::ENOENT,
+            libc::EACCES,
+            libc::ENOEXEC,
+            libc::EPERM,
+            libc::EINVAL,
+            libc::ENOTDIR,
+            libc::ELOOP,
+        ] {
+            for failed in [step(errno), prepare(errno)] {
+                let told = launch_refused(&failed.into());
+                assert_eq!(told.code(), Code::FailedPrecondition, "{}", told.message());
+            }
+        }
+        let code = |refusal: LaunchRefusal| launch_refused(&refusal).code();
+        assert_eq!(
+            code(LaunchError::Init("was killed".into()).into()),
+            Code::ResourceExhausted
+        );
+        assert_eq!(code(LaunchError::Limits("x".into()).into()), Code::FailedPrecondition);
+        assert_eq!(code(LaunchRefusal::Again), Code::FailedPrecondition);
+    }
 }

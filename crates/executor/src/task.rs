@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use holdfast_cgroup::{CpuQuota, MemoryMax, PidsMax, Scope};
 use holdfast_record::{
-    Attributes, CredentialsRecord, Ending, ExitType, Extra, IoPriority, Isolation, KillStep, KillTarget, MaxRuntime,
-    OutputRecord, Overflow, PlacementRecord, PlanRecord, Rlimit, Stragglers,
+    AgentExit, Attributes, CredentialsRecord, Ending, ExecutorLoss, ExitType, Extra, IoPriority, Isolation, KillStep,
+    KillTarget, MaxRuntime, OutputRecord, Overflow, PlacementRecord, PlanRecord, Rlimit, Stragglers,
 };
 use holdfast_wire::executor_v1::{self, Credentials, IoMax, Limits, Output, Placement, RotatedFiles, TaskSpec, output};
 
@@ -223,6 +223,8 @@ fn ending_of(ending: executor_v1::Ending) -> Ending {
         max_runtime_ms,
         max_runtime_signal,
         max_runtime_grace_ms,
+        kill_on_executor_loss,
+        stop_unattended_after_ms,
     } = ending;
     let step = |executor_v1::KillStep { signal, grace_ms }| KillStep { signal, grace_ms };
     Ending {
@@ -247,6 +249,14 @@ fn ending_of(ending: executor_v1::Ending) -> Ending {
             },
             grace_ms: max_runtime_grace_ms,
         }),
+        on_executor_loss: match kill_on_executor_loss {
+            true => ExecutorLoss::Kill,
+            false => ExecutorLoss::Adopt,
+        },
+        on_agent_exit: match stop_unattended_after_ms {
+            0 => AgentExit::Keep,
+            limit_ms => AgentExit::StopAfter { limit_ms },
+        },
     }
 }
 

@@ -51,7 +51,11 @@ async fn a_launch_without_a_commit_ends_after_the_bound_and_one_with_it_does_not
         let launched = service.ask(|reply| Command::Launch(Box::new(spec), reply)).await;
         launched.unwrap().unwrap();
         if commits {
-            service.ask(Command::Commit).await.unwrap().unwrap();
+            service
+                .ask(|reply| Command::Commit(None, reply))
+                .await
+                .unwrap()
+                .unwrap();
         }
         supervising.await.unwrap();
         let status = dir.result().unwrap().unwrap().status;

@@ -15,15 +15,19 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::service::Routes;
+use tonic::transport::server::{Connected, UdsConnectInfo};
 
 use crate::handshake::{Handshake, HandshakeLine, environment};
 use crate::services::{self, Shutdown};
@@ -102,6 +106,7 @@ pub struct PluginServer {
     file: SocketFile,
     shutdown: Shutdown,
     asked_for_tls: bool,
+    hosts: watch::Sender<usize>,
 }
 
 impl PluginServer {
@@ -120,6 +125,7 @@ impl PluginServer {
             file,
             shutdown: Shutdown::new(),
             asked_for_tls: host.asks_for_tls,
+            hosts: watch::Sender::new(0),
         })
     }
 
@@ -139,6 +145,12 @@ impl PluginServer {
         self.shutdown.clone()
     }
 
+    /// How many connections are open. A host holds one as long as it lives, and its end closes it, however it came; one that found the
+    /// plugin again has another.
+    pub fn hosts(&self) -> watch::Receiver<usize> {
+        self.hosts.subscribe()
+    }
+
     /// Announces the plugin on standard output (nothing else is ever let through to it) and serves `application` and
     /// the protocol's services until the shutdown. The socket is removed whatever the outcome.
     ///
@@ -152,6 +164,7 @@ impl PluginServer {
             file,
             shutdown,
             asked_for_tls,
+            hosts,
         } = self;
         // A handler, not SIG_IGN: that would be inherited by what the plugin starts.
         let _interrupts = signal(SignalKind::interrupt()).map_err(|source| ServeError::Signal {
@@ -180,7 +193,14 @@ impl PluginServer {
             .max_concurrent_streams(None)
             .http2_max_pending_accept_reset_streams(Some(CANCELLED_EARLY))
             .add_routes(routes)
-            .serve_with_incoming_shutdown(Connections { listener, pause: None }, shutdown.begun());
+            .serve_with_incoming_shutdown(
+                Connections {
+                    listener,
+                    hosts: Arc::new(hosts),
+                    pause: None,
+                },
+                shutdown.begun(),
+            );
         tokio::pin!(serving);
         let served = tokio::select! {
             served = &mut serving => Some(served),
@@ -221,11 +241,12 @@ fn announce(line: &HandshakeLine) -> io::Result<()> {
 /// Connections to the socket; a failed accept(2) is a pause, not an end.
 struct Connections {
     listener: UnixListener,
+    hosts: Arc<watch::Sender<usize>>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream for Connections {
-    type Item = io::Result<UnixStream>;
+    type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -234,13 +255,73 @@ impl Stream for Connections {
                 self.pause = None;
             }
             match ready!(self.listener.poll_accept(context)) {
-                Ok((stream, _)) => return Poll::Ready(Some(Ok(stream))),
+                Ok((stream, _)) => {
+                    let hosts = self.hosts.clone();
+                    hosts.send_modify(|count| *count += 1);
+                    return Poll::Ready(Some(Ok(Connection { stream, hosts })));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                 }
             }
         }
+    }
+}
+
+/// One that is counted while it is open.
+struct Connection {
+    stream: UnixStream,
+    hosts: Arc<watch::Sender<usize>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.hosts.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = UdsConnectInfo;
+
+    fn connect_info(&self) -> UdsConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 

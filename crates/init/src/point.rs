@@ -149,6 +149,8 @@ points! {
     /// Driver: the executor has said that the task is over; the table does not know.
     StopHeard = "driver.stop-heard",
 
+    /// Executor: a piece of output has left the FIFO and is in no file.
+    OutputSpooled = "executor.output-spooled",
     /// Executor: the output is full up to its limit; no new file is there.
     RotationDue = "executor.rotation-due",
     /// Executor: the new file is open; files that are too old are there.

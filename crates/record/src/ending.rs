@@ -19,6 +19,10 @@ pub struct Ending {
     pub exit_type: ExitType,
     /// How long it may run.
     pub max_runtime: Option<MaxRuntime>,
+    /// What becomes of it when its executor dies.
+    pub on_executor_loss: ExecutorLoss,
+    /// What becomes of it when nobody attends to it any more.
+    pub on_agent_exit: AgentExit,
 }
 
 /// Whom a signal that is not a kill is sent to. A kill is always for all.
@@ -63,6 +67,41 @@ pub enum ExitType {
     Main,
     /// When its cgroup is empty; the status is the main process's.
     Cgroup,
+}
+
+/// What becomes of a task whose executor dies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutorLoss {
+    /// Another executor goes on with it.
+    #[default]
+    Adopt,
+    /// Whoever finds it kills it.
+    Kill,
+}
+
+/// What becomes of a task whose driver, or its agent, went away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentExit {
+    /// It goes on.
+    #[default]
+    Keep,
+    /// It is stopped when none came back for this long.
+    StopAfter {
+        /// In milliseconds.
+        limit_ms: u64,
+    },
+}
+
+impl AgentExit {
+    /// How long the task may be without a driver that attends to it; `None`: for ever.
+    pub fn limit(self) -> Option<Duration> {
+        match self {
+            AgentExit::Keep => None,
+            AgentExit::StopAfter { limit_ms } => Some(Duration::from_millis(limit_ms)),
+        }
+    }
 }
 
 /// A bound of a task's life.

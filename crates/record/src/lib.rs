@@ -27,7 +27,7 @@ mod task_record;
 pub use attributes::{Attributes, IoPriority, Rlimit};
 pub use boot::{BootId, InvalidBootId, boot_id};
 pub use dir::{Lock, SupervisionDir, names};
-pub use ending::{Ending, ExitType, KillStep, KillTarget, MaxRuntime, Stragglers};
+pub use ending::{AgentExit, Ending, ExecutorLoss, ExitType, KillStep, KillTarget, MaxRuntime, Stragglers};
 pub use error::RecordError;
 pub use extra::Extra;
 pub use find::{Dirs, driver_roots, find_by_task, find_by_task_id, find_matching, remove_abandoned};

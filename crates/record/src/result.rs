@@ -25,6 +25,12 @@ pub struct TaskResult {
     /// It had run as long as it may and was stopped.
     #[serde(default)]
     pub timed_out: bool,
+    /// No driver attended to it for as long as it may be without one, and it was stopped.
+    #[serde(default)]
+    pub unattended: bool,
+    /// Its executor died, and it was killed, as its job wants it.
+    #[serde(default)]
+    pub executor_lost: bool,
     /// Fields of newer writers.
     #[serde(flatten)]
     pub extra: Extra,
@@ -40,6 +46,8 @@ impl TaskResult {
             started_at_ms,
             finished_at_ms,
             timed_out: false,
+            unattended: false,
+            executor_lost: false,
             extra: Extra::new(),
         }
     }

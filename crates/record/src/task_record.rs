@@ -45,6 +45,12 @@ pub struct Record {
     /// When it will have run as long as it may: milliseconds of CLOCK_BOOTTIME (clock_gettime(2)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime_deadline_boot_ms: Option<u64>,
+    /// The driver that attends to a task which must not be without one for long; absent for other tasks, and while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attendant: Option<ProcessIdentity>,
+    /// When the task is stopped if none comes back: milliseconds of CLOCK_BOOTTIME (clock_gettime(2)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unattended_until_boot_ms: Option<u64>,
     /// Present once the main process is over and the task goes on without it: whether the kernel killed it for want of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_oom_killed: Option<bool>,
@@ -80,6 +86,12 @@ pub struct StopRecord {
     /// It began because the task had run as long as it may.
     #[serde(default)]
     pub timed_out: bool,
+    /// It began because no driver attended to the task for as long as it may be without one.
+    #[serde(default)]
+    pub unattended: bool,
+    /// It began because the executor died, and the job wants no other one.
+    #[serde(default)]
+    pub executor_lost: bool,
     /// SIGKILL was sent, so that it says nothing of the kernel's own kills.
     #[serde(default)]
     pub killed: bool,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_record::{
-    Attributes, BootId, CredentialsRecord, Ending, ExitType, Extra, Intent, IoPriority, KillStep, KillTarget,
-    MaxRuntime, OutputRecord, Overflow, PlacementRecord, PlanRecord, ProcessIdentity, Record, RecordError, Rlimit,
-    Status, StopRecord, Stragglers, SupervisionDir, TaskResult, driver_roots, find_by_task, find_by_task_id,
-    find_matching, names, remove_abandoned,
+    AgentExit, Attributes, BootId, CredentialsRecord, Ending, ExecutorLoss, ExitType, Extra, Intent, IoPriority,
+    KillStep, KillTarget, MaxRuntime, OutputRecord, Overflow, PlacementRecord, PlanRecord, ProcessIdentity, Record,
+    RecordError, Rlimit, Status, StopRecord, Stragglers, SupervisionDir, TaskResult, driver_roots, find_by_task,
+    find_by_task_id, find_matching, names, remove_abandoned,
 };
 use serde_json::{Value, json};
 
@@ -93,6 +93,8 @@ fn record() -> Record {
                     signal: 15,
                     grace_ms: 2,
                 }),
+                on_executor_loss: ExecutorLoss::Kill,
+                on_agent_exit: AgentExit::StopAfter { limit_ms: 3 },
             },
             max_sessions: 7,
             isolation: holdfast_record::Isolation::default(),
@@ -111,9 +113,13 @@ fn record() -> Record {
             }],
             requested: true,
             timed_out: true,
+            unattended: true,
+            executor_lost: true,
             killed: true,
         }),
         runtime_deadline_boot_ms: Some(5),
+        attendant: Some(process(40)),
+        unattended_until_boot_ms: Some(6),
         main_oom_killed: Some(true),
         extra: Extra::new(),
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_record::{ExitType, KillStep, KillTarget, MaxRuntime, Stragglers};
+use holdfast_record::{AgentExit, ExecutorLoss, ExitType, KillStep, KillTarget, MaxRuntime, Stragglers};
 use thiserror::Error;
 
 use crate::duration::{self, DurationError};
@@ -63,6 +63,9 @@ pub enum EndingError {
     /// A task that may run for no time at all.
     #[error("max_runtime {0:?} is not longer than zero")]
     NoRuntime(String),
+    /// Every restart of an agent would end the task.
+    #[error("{0} {1:?} is not longer than zero")]
+    NoTimeAlone(&'static str, String),
     /// Nobody gets ready to end by it.
     #[error("max_runtime_signal {0:?} leaves no time for a grace: expected a signal that a task can take")]
     RuntimeKill(String),
@@ -88,6 +91,28 @@ pub fn parse_stragglers(value: &str) -> Result<Stragglers, EndingError> {
 pub fn parse_exit_type(value: &str) -> Result<ExitType, EndingError> {
     let words = [("main", ExitType::Main), ("cgroup", ExitType::Cgroup)];
     word("exit_type", value, &words, "main and cgroup")
+}
+
+/// `on_executor_loss`: what becomes of a task whose executor dies.
+pub fn parse_on_executor_loss(option: &'static str, value: &str) -> Result<ExecutorLoss, EndingError> {
+    let words = [("adopt", ExecutorLoss::Adopt), ("kill", ExecutorLoss::Kill)];
+    word(option, value, &words, "adopt and kill")
+}
+
+/// `on_agent_exit`: `keep`, or `stop_after=` and a duration, as in `stop_after=10m`.
+pub fn parse_on_agent_exit(option: &'static str, value: &str) -> Result<AgentExit, EndingError> {
+    let Some(limit) = value.strip_prefix("stop_after=") else {
+        return word(
+            option,
+            value,
+            &[("keep", AgentExit::Keep)],
+            "keep and stop_after=DURATION",
+        );
+    };
+    match parse_duration(option, value, limit)? {
+        0 => Err(EndingError::NoTimeAlone(option, value.to_owned())),
+        limit_ms => Ok(AgentExit::StopAfter { limit_ms }),
+    }
 }
 
 /// `kill_sequence`: each step a signal, a blank and how long until the next step, as in `SIGTERM 10s`, `QUIT 5s`. The last
@@ -189,6 +214,42 @@ fn milliseconds(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_becomes_of_a_task_that_was_left_alone_is_said_in_few_words() {
+        assert_eq!(parse_on_executor_loss("o", "adopt"), Ok(ExecutorLoss::Adopt));
+        assert_eq!(parse_on_executor_loss("o", "kill"), Ok(ExecutorLoss::Kill));
+        assert_eq!(parse_on_agent_exit("o", "keep"), Ok(AgentExit::Keep));
+        let limit_ms = 90 * 60 * 1000;
+        assert_eq!(
+            parse_on_agent_exit("o", "stop_after=1h30m"),
+            Ok(AgentExit::StopAfter { limit_ms })
+        );
+        for (value, expected) in [
+            ("", "on_agent_exit \"\" is none of keep and stop_after=DURATION"),
+            ("stop", "on_agent_exit \"stop\" is none of keep and stop_after=DURATION"),
+            ("stop_after=", "on_agent_exit \"stop_after=\": invalid duration \"\""),
+            (
+                "stop_after=0s",
+                "on_agent_exit \"stop_after=0s\" is not longer than zero",
+            ),
+            (
+                "stop_after=-1s",
+                "on_agent_exit \"stop_after=-1s\": negative duration \"-1s\"",
+            ),
+        ] {
+            assert_eq!(
+                parse_on_agent_exit("on_agent_exit", value).unwrap_err().to_string(),
+                expected
+            );
+        }
+        assert_eq!(
+            parse_on_executor_loss("on_executor_loss", "keep")
+                .unwrap_err()
+                .to_string(),
+            "on_executor_loss \"keep\" is none of adopt and kill"
+        );
+    }
 
     fn sequence(steps: &[&str]) -> Result<Vec<(i32, u64)>, String> {
         let steps: Vec<String> = steps.iter().map(|step| (*step).to_owned()).collect();

@@ -283,6 +283,30 @@ func TestAHandleHoldsNoSecret(t *testing.T) {
 	h.destroy(task)
 }
 
+// A thousand executors that had to be asked would each need a processor first: one that lives and has all it needs is known by who it is.
+func TestALivingExecutorIsNotAskedWhenItsTaskIsRecovered_R1(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	task := h.shell("exec sleep 1000")
+	handle := h.start(task)
+	pid := h.pid(task)
+	executors := h.executors()
+	must.NoError(t, h.Crash())
+	for _, process := range executors {
+		send(t, process.Pid, syscall.SIGSTOP)
+	}
+	h.launch()
+	must.NoError(t, h.Driver.RecoverTask(asPersisted(t, handle)), must.Sprint("nobody there can answer"))
+	must.Eq(t, pid, h.pid(task))
+	for _, process := range executors {
+		send(t, process.Pid, syscall.SIGCONT)
+	}
+	executed, err := h.Driver.ExecTask(task.ID, []string{"echo", "session"}, patience)
+	must.NoError(t, err)
+	must.Eq(t, "session\n", string(executed.Stdout))
+	h.destroy(task)
+}
+
 func TestRecoverAndStopOfManyTasksAtOnce_R1(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -21,6 +21,7 @@ use holdfast_sys::process::PidFd;
 use holdfast_wire::nomad_driver::{ExitResult, TaskConfig, TaskHandle};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -432,13 +433,17 @@ impl Stage {
         plugin.recover_task(witness.task_id(), handle).await
     }
 
-    /// Waits for the end of a run.
+    /// Waits for the end of a run that is about to end.
     pub(crate) async fn end_of(&self, witness: &Witness) -> anyhow::Result<End> {
-        let plugin = self.plugin()?;
-        let waited = timeout(GUARD, plugin.wait_task(witness.task_id()))
+        timeout(GUARD, self.end_whenever(witness))
             .await
-            .with_context(|| format!("the end of {} was not told within {GUARD:?}", witness.run))?;
-        Ok(match waited {
+            .with_context(|| format!("the end of {} was not told within {GUARD:?}", witness.run))?
+    }
+
+    /// Waits for the end of a run, however long it runs.
+    pub(crate) async fn end_whenever(&self, witness: &Witness) -> anyhow::Result<End> {
+        let plugin = self.plugin()?;
+        Ok(match plugin.wait_task(witness.task_id()).await {
             Ok(ExitResult {
                 exit_code,
                 signal,
@@ -547,10 +552,8 @@ impl Stage {
         let mut left = Vec::new();
         // An executor whose driver was killed in the middle of a start leaves after half a minute.
         let waited = eventually("the end of everything", GUARD, || {
-            for place in self.places.borrow().iter() {
-                // The last process may be on its way out.
-                _ = place.remove_cgroups();
-            }
+            // The last process may be on its way out.
+            _ = self.remove_cgroups();
             left = self.left()?;
             Ok(if left.is_empty() { Ok(()) } else { Err(String::new()) })
         })
@@ -580,7 +583,7 @@ impl Stage {
                 left.push(entry?.path().display().to_string());
             }
         }
-        left.extend(self.cgroups());
+        left.extend(self.cgroups().iter().map(|path| format!("cgroup {}", path.display())));
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot list mounts")?;
         let root = self.root.display().to_string();
         let below = |line: &&str| {
@@ -592,33 +595,45 @@ impl Stage {
         Ok(left)
     }
 
+    /// Removes the cgroups of allocations that have any; a storm has had thousands that have none.
+    fn remove_cgroups(&self) -> anyhow::Result<()> {
+        let left = self.cgroups();
+        let mut removed = Ok(());
+        for place in self.places.borrow().iter() {
+            let name = self.cgroup_name(place);
+            let is_left = |path: &PathBuf| {
+                path.file_name()
+                    .is_some_and(|file| Some(file) == name.as_deref().map(OsStr::new))
+            };
+            if left.iter().any(is_left) {
+                removed = place.remove_cgroups().and(removed);
+            }
+        }
+        removed
+    }
+
+    fn cgroup_name(&self, place: &Place) -> Option<String> {
+        let version = self.shared.cgroups?;
+        Some(scope::parent(version, &place.alloc.id, TASK))
+    }
+
     /// Cgroups of this drill's allocations, in every hierarchy.
-    fn cgroups(&self) -> Vec<String> {
-        let Some(version) = self.shared.cgroups else {
-            return Vec::new();
-        };
+    fn cgroups(&self) -> Vec<PathBuf> {
         let places = self.places.borrow();
-        let names: std::collections::BTreeSet<String> = places
-            .iter()
-            .map(|place| scope::parent(version, &place.alloc.id, TASK))
-            .collect();
+        let names: std::collections::BTreeSet<String> =
+            places.iter().filter_map(|place| self.cgroup_name(place)).collect();
         let below = |dir: &Path| -> Vec<PathBuf> {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             entries.map(|entry| entry.path()).collect()
         };
+        let is_ours = |path: &PathBuf| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| names.contains(name))
+        };
         let roots = below(Path::new(holdfast_cgroup::ROOT));
         let nested = roots.iter().flat_map(|hierarchy| below(hierarchy));
-        roots
-            .iter()
-            .cloned()
-            .chain(nested)
-            .filter(|path| {
-                path.file_name()
-                    .and_then(|name| name.to_str())
-                    .is_some_and(|name| names.contains(name))
-            })
-            .map(|path| format!("cgroup {}", path.display()))
-            .collect()
+        roots.iter().cloned().chain(nested).filter(is_ours).collect()
     }
 
     /// Ends and removes whatever there is, also in the middle of everything. What a kill does not end is told.
@@ -642,11 +657,9 @@ impl Stage {
             })
         });
         let killed = killed.await;
-        for place in self.places.borrow().iter() {
-            if let Err(error) = place.remove_cgroups() {
-                self.timeline
-                    .act(format_args!("a cgroup is left: {}", console::in_one_line(&error)));
-            }
+        if let Err(error) = self.remove_cgroups() {
+            self.timeline
+                .act(format_args!("a cgroup is left: {}", console::in_one_line(&error)));
         }
         if !keep {
             remove(&self.root)?;

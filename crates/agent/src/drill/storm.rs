@@ -175,7 +175,7 @@ impl Storm {
         };
         let mut over = self.over.subscribe();
         let end = tokio::select! {
-            end = self.stage.end_of(&witness) => Some(end?),
+            end = self.stage.end_whenever(&witness) => Some(end?),
             _ = over.wait_for(|over| *over) => None,
             () = sleep(patience) => None,
         };

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use holdfast_cgroup::MemoryMax;
-use holdfast_record::{Overflow, Rlimit};
+use holdfast_record::{AgentExit, ExecutorLoss, Overflow, Rlimit};
 use holdfast_sandbox::attributes::parse_ulimit;
+use holdfast_sandbox::ending::{parse_on_agent_exit, parse_on_executor_loss};
 use holdfast_sandbox::limits::{MemoryEnforcement, parse_size};
 use holdfast_sandbox::{Ceilings, LogRotation, duration};
 
@@ -32,6 +33,10 @@ pub struct PluginOptions {
     pub executor_path: Option<PathBuf>,
     /// What is kept of each output stream of a task that does not say.
     pub rotation: LogRotation,
+    /// For tasks that do not say.
+    pub on_executor_loss: ExecutorLoss,
+    /// For tasks that do not say.
+    pub on_agent_exit: AgentExit,
     /// What decides capabilities.
     pub announced: Announced,
     /// What tasks share with the host.
@@ -98,6 +103,14 @@ impl PluginOptions {
                 dynamic_users: values.bool("dynamic_users"),
                 create_network: values.bool("create_network"),
             },
+            on_executor_loss: match values.text(DEFAULT_LOSS) {
+                Some(word) => parse_on_executor_loss(DEFAULT_LOSS, &word).map_err(wrong)?,
+                None => ExecutorLoss::default(),
+            },
+            on_agent_exit: match values.text(DEFAULT_EXIT) {
+                Some(word) => parse_on_agent_exit(DEFAULT_EXIT, &word).map_err(wrong)?,
+                None => AgentExit::default(),
+            },
             isolation: policy::take(&mut values, name)?,
             ceilings: ceilings(&mut values)?,
         })
@@ -108,6 +121,9 @@ impl PluginOptions {
         (self.ceilings.allowed_memory_enforcement.first().copied()).unwrap_or_default()
     }
 }
+
+const DEFAULT_LOSS: &str = "default_on_executor_loss";
+const DEFAULT_EXIT: &str = "default_on_agent_exit";
 
 fn wrong(error: impl std::fmt::Display) -> InvalidPluginOptions {
     InvalidPluginOptions::Value(format!("option {error}"))
@@ -238,6 +254,8 @@ mod tests {
                     max_file_bytes: 3 * MEBIBYTE,
                     overflow: Overflow::Block,
                 },
+                on_executor_loss: ExecutorLoss::Adopt,
+                on_agent_exit: AgentExit::Keep,
                 announced: Announced::default(),
                 isolation: PluginOptions::decode(&[], PluginName::RawExec).unwrap().isolation,
                 ceilings: Ceilings::default(),

@@ -270,6 +270,18 @@ pub const OPTIONS: &[Row] = &[
          `max_kill_timeout`.",
     ),
     plugin(
+        "default_on_executor_loss",
+        Kind::Text,
+        "The `on_executor_loss` of tasks that do not say.",
+    )
+    .or(Absent::Text("adopt")),
+    plugin(
+        "default_on_agent_exit",
+        Kind::Text,
+        "The `on_agent_exit` of tasks that do not say.",
+    )
+    .or(Absent::Text("keep")),
+    plugin(
         "max_exec_sessions",
         Kind::Integer,
         "How many sessions (`alloc exec`, script checks) may run in a task at a time, and what holds for tasks that do not say. 0: no \
@@ -699,6 +711,19 @@ pub const OPTIONS: &[Row] = &[
         "max_runtime_grace",
         Kind::Text,
         "How long it may then take until it is killed. Without it: `5s`.",
+    ),
+    task(
+        "on_executor_loss",
+        Kind::Text,
+        "What becomes of the task when its executor dies: `adopt` (another one goes on with it) or `kill`. Without it: as the plugin \
+         block says.",
+    ),
+    task(
+        "on_agent_exit",
+        Kind::Text,
+        "What becomes of the task when the driver or its agent goes away: `keep`, or `stop_after=` and how long it may be alone, as \
+         in `\"stop_after=10m\"`. Then it is stopped as by `SIGINT` with 5 s, or by its `kill_sequence`. An agent that comes back \
+         in time, or another driver that recovers the task, ends the count. Without it: as the plugin block says.",
     ),
     task(
         "max_exec_sessions",

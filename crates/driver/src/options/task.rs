@@ -7,7 +7,8 @@ use holdfast_record::{Attributes, Ending};
 use holdfast_sandbox::LogRotation;
 use holdfast_sandbox::attributes::{check_nice, parse_io_priority, parse_ulimit, parse_umask};
 use holdfast_sandbox::ending::{
-    EndingError, parse_exit_type, parse_kill_sequence, parse_kill_target, parse_max_runtime, parse_stragglers,
+    EndingError, parse_exit_type, parse_kill_sequence, parse_kill_target, parse_max_runtime, parse_on_agent_exit,
+    parse_on_executor_loss, parse_stragglers,
 };
 use holdfast_sandbox::limits::MemoryEnforcement;
 
@@ -173,7 +174,7 @@ impl TaskOptions {
                 None => false,
             },
             attributes: attributes(&mut values)?,
-            ending: ending(&mut values)?,
+            ending: ending(&mut values, plugin)?,
             max_exec_sessions: max_exec_sessions(&values, plugin)?,
             isolation: isolation::take(&mut values, name, plugin)?,
         })
@@ -236,7 +237,7 @@ fn attributes(values: &mut Values) -> Result<Attributes, InvalidTaskOptions> {
     })
 }
 
-fn ending(values: &mut Values) -> Result<Ending, InvalidTaskOptions> {
+fn ending(values: &mut Values, plugin: &PluginOptions) -> Result<Ending, InvalidTaskOptions> {
     let wrong = |e: EndingError| InvalidTaskOptions::value(e);
     let usual = Ending::default();
     let signal = values.text("max_runtime_signal").unwrap_or_default();
@@ -269,6 +270,14 @@ fn ending(values: &mut Values) -> Result<Ending, InvalidTaskOptions> {
             None => usual.exit_type,
         },
         max_runtime,
+        on_executor_loss: match values.text("on_executor_loss") {
+            Some(word) => parse_on_executor_loss("on_executor_loss", &word).map_err(wrong)?,
+            None => plugin.on_executor_loss,
+        },
+        on_agent_exit: match values.text("on_agent_exit") {
+            Some(word) => parse_on_agent_exit("on_agent_exit", &word).map_err(wrong)?,
+            None => plugin.on_agent_exit,
+        },
     })
 }
 

@@ -388,7 +388,7 @@ fn inspection(facts: &Facts, state: TaskState, outcome: Option<Outcome>) -> Insp
             result: Some(result),
         }),
         driver: Some(TaskDriverStatus {
-            attributes: [("pid".to_owned(), facts.main_pid.to_string())].into(),
+            attributes: [("pid".to_owned(), facts.main.pid.to_string())].into(),
         }),
         network_override: None,
     }

@@ -79,7 +79,7 @@ fn meter(sources: &Sources, facts: &Facts, compute: Compute) -> Meter {
         .unwrap_or_default();
     let members = match &placement.scope {
         Some(scope) if !placement.foreign => Members::Cgroup(scope.clone()),
-        _ => Members::Tree(facts.main_pid),
+        _ => Members::Tree(facts.main.pid),
     };
     let source = placement
         .join

@@ -680,13 +680,12 @@ async fn start(client: &mut DriverClient<Channel>, task: TaskConfig) -> Result<O
 /// the lock is the shell's own work, so that nobody else is there.
 fn script(scenario: Scenario) -> String {
     let last = LINES;
-    let begin = format!(
-        "read tag </proc/sys/kernel/random/uuid\n\
+    let begin = "\
+         read tag </proc/sys/kernel/random/uuid\n\
          exec 9>>\"$D/lock\"\n\
          flock -n 9 || echo \"$tag\" >>\"$D/doubles\"\n\
-         lines() {{ while [ $i -lt $1 ]; do echo \"$tag $i\"; i=$((i+1)); done; }}\n\
-         i=0\n"
-    );
+         lines() { while [ $i -lt $1 ]; do echo \"$tag $i\"; i=$((i+1)); done; }\n\
+         i=0\n";
     let middle = format!("lines {FIRST_LINES}\necho \"$tag\" >>\"$D/started\"\n");
     let go = "read line <\"$D/go\"\n";
     let last_lines = format!("lines {last}\necho \"$tag\" >>\"$D/ended\"\n");

@@ -192,6 +192,7 @@ fn ways(point: Point) -> &'static [(Scenario, u32)] {
             &[(Stop, 1)]
         }
         Point::KillDue | Point::MainKilled | Point::AllKilled => &[(Kill, 1)],
+        Point::OutputSpooled => &[(Rotate, 1), (Rotate, 2)],
         // The second rotation is the first that removes a file.
         Point::RotationDue | Point::RotationOpened | Point::RotationDone => &[(Rotate, 2)],
         Point::AdoptionDecided

@@ -67,9 +67,10 @@ pub async fn reach(target: &Target) -> Result<Reached> {
             Err(e) => e,
         };
         // Free once the executor is dead, however it died. It is only looked at: the adopting executor takes it.
-        if dir.lock()?.is_some() {
+        if dir.lock()?.is_some() && client::living_executor(dir).is_none() {
             break;
         }
+        client::ask_to_bind_again(dir);
         if Instant::now() >= deadline {
             bail!("an executor holds the task and does not answer: {unreachable}");
         }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use holdfast_record::{Ending, ExitType, KillTarget, Stragglers};
+use holdfast_record::{AgentExit, Ending, ExecutorLoss, ExitType, KillTarget, Stragglers};
 use holdfast_sandbox::ending::{
     parse_exit_type, parse_kill_sequence, parse_kill_target, parse_max_runtime, parse_stragglers,
 };
@@ -67,6 +67,9 @@ impl EndingFlags {
             stragglers: stragglers.unwrap_or_default(),
             exit_type: exit_type.unwrap_or_default(),
             max_runtime: bound.transpose()?,
+            // A person's own executor is who attends, and nobody comes after it unless a person calls.
+            on_executor_loss: ExecutorLoss::Adopt,
+            on_agent_exit: AgentExit::Keep,
         })
     }
 }

@@ -177,11 +177,16 @@ pub fn lives(identity: &ProcessIdentity) -> bool {
 /// How it ended, for a person.
 pub fn end_of(result: &TaskResult) -> String {
     let oom = if result.oom_killed { ", out of memory" } else { "" };
-    let late = if result.timed_out { ", out of time" } else { "" };
+    let late = match result {
+        result if result.timed_out => ", out of time",
+        result if result.unattended => ", without a driver for too long",
+        result if result.executor_lost => ", its executor was lost",
+        _ => "",
+    };
     match &result.status {
         Status::Exited(code) => format!("exit code {code}{oom}{late}"),
         Status::Signalled(signal) => format!("killed by {}{oom}{late}", signal_name(*signal)),
-        Status::Unknown(reason) => format!("unknown: {reason}"),
+        Status::Unknown(reason) => format!("unknown: {reason}{late}"),
         Status::NotStarted(reason) => format!("not started: {reason}"),
     }
 }

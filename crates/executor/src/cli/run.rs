@@ -328,7 +328,7 @@ impl Run {
                 return Ok((ExitCode::from(NOT_EXECUTABLE), relays));
             }
         }
-        let _ = service.ask(Command::Commit).await;
+        let _ = service.ask(|reply| Command::Commit(None, reply)).await;
         let over = service.over();
         tokio::pin!(over);
         let mut is_stopping = false;

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use holdfast_record::{
-    Attributes, CredentialsRecord, Ending, ExitType, IoPriority, Isolation, KillStep, KillTarget, Namespaces, Notice,
-    OutputRecord, Overflow, PlanRecord, ProcessIdentity, Record, Rlimit, Root, RootBase, Stragglers, now_ms,
+    Attributes, CredentialsRecord, Ending, ExecutorLoss, ExitType, IoPriority, Isolation, KillStep, KillTarget,
+    Namespaces, Notice, OutputRecord, Overflow, PlanRecord, ProcessIdentity, Record, Rlimit, Root, RootBase,
+    Stragglers, now_ms,
 };
 use holdfast_sys::clock::boottime;
 use serde::Serialize;
@@ -311,6 +312,8 @@ fn ending_lines(ending: &Ending, lines: &mut Vec<Line>) {
         stragglers,
         exit_type,
         max_runtime,
+        on_executor_loss,
+        on_agent_exit,
     } = ending;
     match kill_target {
         KillTarget::Main => {}
@@ -330,6 +333,12 @@ fn ending_lines(ending: &Ending, lines: &mut Vec<Line>) {
     }
     if let Some(bound) = max_runtime {
         lines.push(("Runs", format!("at most {} s", bound.limit().as_secs())));
+    }
+    if *on_executor_loss == ExecutorLoss::Kill {
+        lines.push(("Executor", "killed when its executor dies".to_owned()));
+    }
+    if let Some(limit) = on_agent_exit.limit() {
+        lines.push(("Unattended", format!("at most {} s", limit.as_secs())));
     }
 }
 

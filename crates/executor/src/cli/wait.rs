@@ -132,6 +132,8 @@ async fn told(peer: &mut Peer) -> Result<TaskResult> {
         oom_killed,
         finished_at_ms,
         timed_out,
+        unattended,
+        executor_lost,
     }) = answer.into_inner().result
     else {
         bail!("the executor told no result");
@@ -144,5 +146,7 @@ async fn told(peer: &mut Peer) -> Result<TaskResult> {
     };
     let mut result = TaskResult::new(status, oom_killed, 0, finished_at_ms);
     result.timed_out = timed_out;
+    result.unattended = unattended;
+    result.executor_lost = executor_lost;
     Ok(result)
 }

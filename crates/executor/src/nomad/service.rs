@@ -81,7 +81,7 @@ impl Executor for NomadExecutor {
             .map_err(|_| failed("an earlier launch failed, and an executor is for one task"))?;
         let started = launched.map_err(failed)?;
         // Whoever launched it here answers for it. One that is over by now was started all the same.
-        let _ = self.service.ask(Command::Commit).await;
+        let _ = self.service.ask(|reply| Command::Commit(None, reply)).await;
         Ok(Response::new(LaunchResponse {
             process: Some(ProcessState {
                 pid: started.main.pid,

@@ -45,6 +45,8 @@ pub fn request(
     }
     record.deadline_boot_ms = record.deadline_boot_ms.min(current.deadline_boot_ms);
     record.timed_out = current.timed_out;
+    record.unattended = current.unattended;
+    record.executor_lost = current.executor_lost;
     record.killed = current.killed;
     (record, due)
 }
@@ -56,6 +58,33 @@ pub fn time_out(limit: &MaxRuntime, now: Duration) -> StopRecord {
         timed_out: true,
         ..StopRecord::new(limit.signal, now.saturating_add(grace))
     }
+}
+
+/// What an agent stops a task with that says nothing of it: its `kill_signal` and its `kill_timeout`.
+const USUAL: Stop = Stop {
+    signal: libc::SIGINT,
+    grace: Duration::from_secs(5),
+};
+
+/// Nobody attended to the task for as long as it may be alone: it is stopped as an agent would stop it, and a sequence has all of its
+/// time. With what is sent first.
+pub fn unattended(sequence: &[KillStep], now: Duration) -> (StopRecord, Option<i32>) {
+    let steps = sequence.iter().map(|step| match step.grace_ms {
+        // As long as the stop allows.
+        u64::MAX => USUAL.grace,
+        grace_ms => Duration::from_millis(grace_ms),
+    });
+    let grace = match sequence {
+        [] => USUAL.grace,
+        _ => steps.fold(Duration::ZERO, Duration::saturating_add),
+    };
+    let (record, due) = request(None, Stop { grace, ..USUAL }, sequence, now);
+    let record = StopRecord {
+        requested: false,
+        unattended: true,
+        ..record
+    };
+    (record, due)
 }
 
 /// A step is over at `now`: the next one begins, with all of its time, or there is none. SIGKILL as a step is the end of all.
@@ -169,6 +198,24 @@ mod tests {
         let (record, due) = request(Some(&timed_out), stop(10_000), &steps(&[(1, 100)]), NOW);
         assert_eq!((due, record.deadline()), (Some(1), later(400)));
         assert!(record.timed_out && record.requested);
+    }
+
+    #[test]
+    fn a_task_that_was_left_alone_is_stopped_in_the_ordinary_way() {
+        let (mut record, due) = unattended(&[], NOW);
+        assert_eq!((due, record.due()), (Some(libc::SIGINT), later(5000)));
+        assert!(record.unattended && !record.requested);
+        assert_eq!(advance(&mut record, later(5000)), Due::Kill);
+        let (mut record, due) = unattended(&steps(&[(1, 100), (15, u64::MAX)]), NOW);
+        assert_eq!((due, record.deadline()), (Some(1), later(5100)));
+        assert_eq!(advance(&mut record, later(100)), Due::Signal(15));
+        assert_eq!(record.due(), later(5100));
+        let (asked, _) = request(Some(&record), stop(200), &[], later(100));
+        assert!(
+            asked.unattended && asked.requested,
+            "a stop that is asked for meanwhile knows why it began"
+        );
+        assert_eq!(asked.due(), later(300));
     }
 
     #[test]

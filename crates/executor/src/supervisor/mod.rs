@@ -10,6 +10,7 @@
 //!
 //! A task is over when its main process is, or, if its job says so, when nothing of it is left.
 
+mod attendance;
 mod escalation;
 mod freezing;
 mod notices;
@@ -25,8 +26,10 @@ use holdfast_cgroup::{Limits, SessionScope};
 use holdfast_init::exit::{ExitRecord, Kind};
 use holdfast_init::steps::Failure;
 use holdfast_record::{
-    ExitType, KillTarget, ProcessIdentity, Record, Status, StopRecord, Stragglers, SupervisionDir, TaskResult, now_ms,
+    ExecutorLoss, ExitType, KillTarget, ProcessIdentity, Record, Status, StopRecord, Stragglers, SupervisionDir,
+    TaskResult, milliseconds, now_ms,
 };
+use holdfast_sandbox::duration;
 use holdfast_sys::clock::boottime;
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::{ExitStatus, PidFd};
@@ -36,6 +39,7 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use self::attendance::Attendance;
 use self::escalation::{Due, instant_of};
 use self::freezing::Freezing;
 use self::notices::Board;
@@ -64,8 +68,10 @@ const SYNC_BOUND: Duration = Duration::from_secs(2);
 pub enum Command {
     /// Start the main process.
     Launch(Box<TaskSpec>, oneshot::Sender<Result<Started, LaunchRefusal>>),
-    /// The launcher answers for the task.
-    Commit(oneshot::Sender<Result<(), Refusal>>),
+    /// The launcher answers for the task, and attends to it.
+    Commit(Option<PidFd>, oneshot::Sender<Result<(), Refusal>>),
+    /// A process attends to the task, or does not any longer.
+    Attend(PidFd, bool, oneshot::Sender<Result<(), Refusal>>),
     /// The environment of an adopted task.
     Equip(Vec<String>, oneshot::Sender<Result<(), Refusal>>),
     /// Signal, grace, kill.
@@ -238,6 +244,7 @@ struct Living {
     main_was_killed: bool,
     /// When it has run as long as it may.
     runtime_until: Option<Instant>,
+    attendance: Attendance,
     commit_until: Option<Instant>,
     stopping: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// How the main process ended, if it has.
@@ -272,7 +279,10 @@ impl Supervisor {
             watch,
         } = adopted;
         match self.living(record, main, init, events, pump, scope, watch, None) {
-            Ok(living) => self.supervise(living).await,
+            Ok(mut living) => {
+                self.end_lost(&mut living);
+                self.supervise(living).await;
+            }
             Err(e) => log::line(&format!("cannot watch the adopted task: {e}")),
         }
     }
@@ -303,7 +313,8 @@ impl Supervisor {
                     return None;
                 }
                 Command::Leave => return None,
-                Command::Commit(reply)
+                Command::Commit(_, reply)
+                | Command::Attend(_, _, reply)
                 | Command::Equip(_, reply)
                 | Command::Signal(_, _, reply)
                 | Command::Freeze(_, reply) => {
@@ -361,7 +372,7 @@ impl Supervisor {
     #[allow(clippy::too_many_arguments)]
     fn living(
         &mut self,
-        record: Record,
+        mut record: Record,
         main: Option<PidFd>,
         init: Option<PidFd>,
         events: Registered,
@@ -388,6 +399,9 @@ impl Supervisor {
         let notices = Board::read(&self.dir);
         let was_killed = record.stop.as_ref().is_some_and(|stop| stop.killed);
         let deadline = record.runtime_deadline_boot_ms.filter(|_| record.stop.is_none());
+        let before = record.unattended_until_boot_ms;
+        let attendance = Attendance::resume(&mut record);
+        let is_alone_since_now = record.unattended_until_boot_ms != before;
         let living = Living {
             main_status: self.children.status_of(record.main.pid),
             plan: Arc::new(record.plan.clone()),
@@ -409,11 +423,15 @@ impl Supervisor {
             env: env.map(Arc::new),
             dying_until: None,
             main_was_killed: was_killed,
+            attendance,
             commit_until,
             stopping: Vec::new(),
             end: None,
             other: None,
         };
+        if is_alone_since_now {
+            self.write_record(&living);
+        }
         self.tell(
             &living,
             if living.record.stop.is_some() {
@@ -444,6 +462,10 @@ impl Supervisor {
 
     async fn supervise(&mut self, mut living: Living) {
         self.go_on_with_stop(&mut living);
+        // Time that was over before this executor came is over, whoever came with it.
+        if living.attendance.until.is_some_and(|until| until <= Instant::now()) {
+            self.stop_unattended(&mut living);
+        }
         let status = self.until_over(&mut living).await;
         point::reached(Point::StatusKnown);
         self.sessions.close();
@@ -506,6 +528,11 @@ impl Supervisor {
                 },
                 () = until(living.stop_due) => self.step_of_stop(living),
                 () = until(living.runtime_until) => self.time_out(living),
+                _ = ended(living.attendance.attendant()) => {
+                    living.attendance.lost(&mut living.record);
+                    self.write_record(living);
+                },
+                () = until(living.attendance.until) => self.stop_unattended(living),
                 () = until(living.dying_until) => {
                     living.dying_until = None;
                     let undead = Refusal::Undead(states(living));
@@ -566,14 +593,27 @@ impl Supervisor {
             Command::Launch(_, reply) => {
                 let _ = reply.send(Err(LaunchRefusal::Again));
             }
-            Command::Commit(reply) => {
+            Command::Commit(caller, reply) => {
                 living.commit_until = None;
                 living.record.committed = true;
+                if let Some(caller) = caller {
+                    living.attendance.begin(&mut living.record, &caller);
+                }
                 self.write_record(living);
                 point::reached(Point::CommitRecorded);
                 self.tell_again(living);
                 let _ = reply.send(Ok(()));
                 point::reached(Point::CommitAnswered);
+            }
+            Command::Attend(caller, attends, reply) => {
+                let has_changed = match attends {
+                    true => living.attendance.begin(&mut living.record, &caller),
+                    false => living.attendance.leave(&mut living.record, &caller),
+                };
+                if has_changed {
+                    self.write_record(living);
+                }
+                let _ = reply.send(Ok(()));
             }
             Command::Equip(env, reply) => {
                 living.env = Some(Arc::new(env));
@@ -638,6 +678,49 @@ impl Supervisor {
         }
     }
 
+    /// Nobody attended to it for as long as it may be alone. A stop that is under way goes on as it is.
+    fn stop_unattended(&self, living: &mut Living) {
+        living.attendance.until = None;
+        let (Some(limit), None) = (living.attendance.limit(), &living.record.stop) else {
+            return;
+        };
+        living.notices.tell(
+            &self.dir,
+            &format!(
+                "no driver attended to the task for {}; it is stopped",
+                duration::format(limit)
+            ),
+            [("on_agent_exit_ms", milliseconds(limit).to_string())],
+            |_| {},
+        );
+        let (record, due) = escalation::unattended(&living.plan.ending.kill_sequence, boottime());
+        self.take_step(living, record, due);
+    }
+
+    /// A task that wants no second executor is killed by it. One that is over is told as it ended.
+    fn end_lost(&self, living: &mut Living) {
+        let ending = &living.plan.ending;
+        let main_lives = living.main.is_some() && !matches!(self.dir.exit(), Ok(Some(_)));
+        if ending.on_executor_loss == ExecutorLoss::Adopt || !(main_lives || ending.exit_type == ExitType::Cgroup) {
+            return;
+        }
+        let now = boottime();
+        let stop = living
+            .record
+            .stop
+            .get_or_insert_with(|| StopRecord::new(libc::SIGKILL, now));
+        let was_told = std::mem::replace(&mut stop.executor_lost, true);
+        if !was_told {
+            living.notices.tell(
+                &self.dir,
+                "executor lost; the task is killed",
+                [("on_executor_loss", "kill".to_owned())],
+                |_| {},
+            );
+        }
+        self.kill(living);
+    }
+
     fn step_of_stop(&self, living: &mut Living) {
         living.stop_due = None;
         let Some(mut record) = living.record.stop.clone() else {
@@ -700,6 +783,7 @@ impl Supervisor {
         self.tell(living, Phase::Stopping);
         living.stop_due = None;
         living.runtime_until = None;
+        living.attendance.until = None;
         living.dying_until.get_or_insert(Instant::now() + DYING_BOUND);
         point::reached(Point::KillDue);
         kill_main(living);
@@ -786,7 +870,14 @@ impl Supervisor {
         self.tell_oom_kills(living);
         let started_at_ms = living.record.started_at_ms;
         let mut result = TaskResult::new(status, main_oom_killed, started_at_ms, finished_at_ms);
-        result.timed_out = living.record.stop.as_ref().is_some_and(|stop| stop.timed_out);
+        if let Some(stop) = &living.record.stop {
+            result.timed_out = stop.timed_out;
+            result.unattended = stop.unattended;
+            // It may have ended by itself just before.
+            let was_first =
+                matches!(result.status, Status::Exited(_)) && living.plan.ending.exit_type == ExitType::Main;
+            result.executor_lost = stop.executor_lost && !was_first;
+        }
         let drain = if are_left {
             self.hand_over_output(living).await
         } else {

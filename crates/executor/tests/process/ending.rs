@@ -316,7 +316,13 @@ async fn without_its_main_process_a_task_is_stopped_and_killed_all_the_same() {
         peer.executor.stop(stop(libc::SIGTERM, grace_ms)).await.unwrap();
         left(peer);
         assert_eq!(task.result().status, Status::Exited(6));
-        assert_eq!(task.stdout().contains("asked"), grace_ms > 0);
+        let log = std::fs::read_to_string(task.dir.path().join("executor.log"));
+        assert_eq!(
+            task.stdout().contains("asked"),
+            grace_ms > 0,
+            "{:?}, {log:?}",
+            task.stdout()
+        );
         gone(child);
         host.nothing_left();
     }

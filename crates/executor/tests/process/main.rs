@@ -1,6 +1,7 @@
 //! The executor as a process: real executors, real tasks, killed at many steps.
 
 mod adoption;
+mod attendance;
 mod by_hand;
 mod commands;
 mod ending;
@@ -33,6 +34,7 @@ mod session;
 mod session_many;
 mod session_rules;
 mod session_stream;
+mod sockets;
 mod stop;
 mod tree;
 mod v2;

@@ -6,7 +6,10 @@ use std::fmt;
 use std::time::Duration;
 
 use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax};
-use holdfast_record::{Attributes, Ending, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Rlimit, Stragglers};
+use holdfast_record::{
+    AgentExit, Attributes, Ending, ExecutorLoss, ExitType, IoPriority, KillStep, KillTarget, MaxRuntime, Rlimit,
+    Stragglers,
+};
 use holdfast_sys::{limit, signal};
 
 use super::{Placement, TaskPlan};
@@ -237,6 +240,8 @@ fn write_ending(out: &mut fmt::Formatter<'_>, ending: &Ending) -> fmt::Result {
         stragglers,
         exit_type,
         max_runtime,
+        on_executor_loss,
+        on_agent_exit,
     } = ending;
     let target = match kill_target {
         KillTarget::Main => "the main process",
@@ -276,6 +281,12 @@ fn write_ending(out: &mut fmt::Formatter<'_>, ending: &Ending) -> fmt::Result {
             show_signal(*signal),
             show_ms(*grace_ms)
         )?;
+    }
+    if *on_executor_loss == ExecutorLoss::Kill {
+        writeln!(out, "executor lost     killed")?;
+    }
+    if let AgentExit::StopAfter { limit_ms } = on_agent_exit {
+        writeln!(out, "without a driver  stopped after {}", show_ms(*limit_ms))?;
     }
     Ok(())
 }

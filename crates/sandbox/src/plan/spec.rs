@@ -3,7 +3,8 @@
 
 use holdfast_cgroup::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax};
 use holdfast_record::{
-    Attributes, Ending, ExitType, IoPriority, Isolation, KillStep, KillTarget, MaxRuntime, Overflow, Rlimit, Stragglers,
+    AgentExit, Attributes, Ending, ExecutorLoss, ExitType, IoPriority, Isolation, KillStep, KillTarget, MaxRuntime,
+    Overflow, Rlimit, Stragglers,
 };
 use holdfast_wire::executor_v1 as wire;
 
@@ -217,6 +218,8 @@ fn wire_ending(ending: Ending) -> wire::Ending {
         stragglers,
         exit_type,
         max_runtime,
+        on_executor_loss,
+        on_agent_exit,
     } = ending;
     let target = match kill_target {
         KillTarget::Main => wire::KillTarget::Main,
@@ -240,5 +243,10 @@ fn wire_ending(ending: Ending) -> wire::Ending {
         max_runtime_ms,
         max_runtime_signal,
         max_runtime_grace_ms,
+        kill_on_executor_loss: on_executor_loss == ExecutorLoss::Kill,
+        stop_unattended_after_ms: match on_agent_exit {
+            AgentExit::Keep => 0,
+            AgentExit::StopAfter { limit_ms } => limit_ms,
+        },
     }
 }

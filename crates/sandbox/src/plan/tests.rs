@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use holdfast_cgroup::{CpuQuota, IoMax, MemoryMax, PidsMax, Version};
-use holdfast_record::{IoPriority, KillStep, MaxRuntime, Rlimit, Stragglers};
+use holdfast_record::{AgentExit, ExecutorLoss, IoPriority, KillStep, MaxRuntime, Rlimit, Stragglers};
 use holdfast_wire::executor_v1 as wire;
 
 use super::*;
@@ -669,6 +669,8 @@ fn everything_that_was_asked_for_is_shown() {
                 signal: 2,
                 grace_ms: 500,
             }),
+            on_executor_loss: ExecutorLoss::Kill,
+            on_agent_exit: AgentExit::StopAfter { limit_ms: 60_000 },
         };
         options.max_sessions = 4;
         options.strict_limits = true;
@@ -696,6 +698,7 @@ fn everything_that_was_asked_for_is_shown() {
         "over when         its cgroup is empty",
         "stragglers        left",
         "runs at most      1m30s, then SIGINT 500ms",
+        "executor lost     killed",
         "sessions          at most 4 at a time",
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line:?} is not in\n{shown}");

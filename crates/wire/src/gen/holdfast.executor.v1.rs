@@ -277,6 +277,12 @@ pub struct Ending {
     pub max_runtime_signal: i32,
     #[prost(uint64, tag = "7")]
     pub max_runtime_grace_ms: u64,
+    /// An executor that adopts the task kills it.
+    #[prost(bool, tag = "8")]
+    pub kill_on_executor_loss: bool,
+    /// The task is stopped when nobody has attended to it for this long; 0: never.
+    #[prost(uint64, tag = "9")]
+    pub stop_unattended_after_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KillStep {
@@ -404,6 +410,14 @@ pub struct IoMax {
 pub struct CommitRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommitResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttendRequest {
+    /// False: the caller lives on and attends to nothing. Nothing changes if another process attends by now.
+    #[prost(bool, tag = "1")]
+    pub attends: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttendResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EquipRequest {
     #[prost(string, repeated, tag = "1")]
@@ -427,6 +441,12 @@ pub struct TaskResult {
     /// The task had run as long as it may.
     #[prost(bool, tag = "7")]
     pub timed_out: bool,
+    /// Nobody had attended to the task for as long as it may be alone.
+    #[prost(bool, tag = "8")]
+    pub unattended: bool,
+    /// Its executor died, and the job wants no other one.
+    #[prost(bool, tag = "9")]
+    pub executor_lost: bool,
     #[prost(oneof = "task_result::Status", tags = "1, 2, 3, 4")]
     pub status: ::core::option::Option<task_result::Status>,
 }
@@ -747,6 +767,29 @@ pub mod executor_client {
                 .insert(GrpcMethod::new("holdfast.executor.v1.Executor", "Commit"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says whether the calling process attends to the task. Whoever does, does so as long as it lives; a commit says so, too. It matters
+        /// only to a task that must not be without an attendant for long.
+        pub async fn attend(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AttendRequest>,
+        ) -> std::result::Result<tonic::Response<super::AttendResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.executor.v1.Executor/Attend",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.executor.v1.Executor", "Attend"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Gives an adopting executor what is never on disk: the task's environment.
         pub async fn equip(
             &mut self,
@@ -959,6 +1002,12 @@ pub mod executor_server {
             &self,
             request: tonic::Request<super::CommitRequest>,
         ) -> std::result::Result<tonic::Response<super::CommitResponse>, tonic::Status>;
+        /// Says whether the calling process attends to the task. Whoever does, does so as long as it lives; a commit says so, too. It matters
+        /// only to a task that must not be without an attendant for long.
+        async fn attend(
+            &self,
+            request: tonic::Request<super::AttendRequest>,
+        ) -> std::result::Result<tonic::Response<super::AttendResponse>, tonic::Status>;
         /// Gives an adopting executor what is never on disk: the task's environment.
         async fn equip(
             &self,
@@ -1196,6 +1245,49 @@ pub mod executor_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CommitSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/holdfast.executor.v1.Executor/Attend" => {
+                    #[allow(non_camel_case_types)]
+                    struct AttendSvc<T: Executor>(pub Arc<T>);
+                    impl<T: Executor> tonic::server::UnaryService<super::AttendRequest>
+                    for AttendSvc<T> {
+                        type Response = super::AttendResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AttendRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Executor>::attend(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AttendSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use holdfast_goplugin::services::Shutdown;
+use holdfast_record::ProcessIdentity;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
@@ -22,11 +23,12 @@ fn facts(dir: impl Into<PathBuf>) -> Arc<Facts> {
         alloc_id: "alloc".into(),
         task_name: "task".into(),
     };
-    let main_pid = i32::try_from(std::process::id()).unwrap();
+    let main = ProcessIdentity::of_self().unwrap();
     Arc::new(Facts {
         name,
         dir: dir.into(),
-        main_pid,
+        main,
+        init: main,
         started_at_ms: 1_500,
     })
 }
