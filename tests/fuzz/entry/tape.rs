@@ -4,11 +4,11 @@ use std::io::Read;
 
 #[allow(dead_code)]
 #[path = "../../../crates/sandbox/src/image/tape.rs"]
-mod archive;
+mod reader;
 
 /// Entries end with the archive, and nothing is taken for more than is there.
 pub fn run(data: &[u8]) {
-    let mut tape = archive::Tape::new(data);
+    let mut tape = reader::Tape::new(data);
     let (mut content, mut described) = (0, 0);
     while let Ok(Some(entry)) = tape.next() {
         let mut buffer = Vec::new();
