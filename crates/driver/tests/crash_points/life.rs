@@ -88,7 +88,6 @@ struct Life {
     incarnation: u32,
     cgroups: Vec<std::path::PathBuf>,
     killed: bool,
-    killed_executor: bool,
     killed_init: bool,
     violations: Vec<String>,
     timeline: Vec<String>,
@@ -143,7 +142,6 @@ impl Life {
             handle: None,
             incarnation: 1,
             killed: false,
-            killed_executor: false,
             killed_init: false,
             violations: Vec::new(),
             timeline: Vec::new(),
@@ -271,7 +269,6 @@ impl Life {
         let driver = self.driver.as_ref().map_or(0, Driver::pid);
         for process in processes::kill(&self.folder, driver, victim).await {
             self.note(format_args!("killed beforehand: {process}"));
-            self.killed_executor |= process.role == Role::Executor;
         }
     }
 
@@ -280,7 +277,6 @@ impl Life {
         for process in processes::kill(&self.folder, driver, self.case.victim).await {
             self.note(format_args!("killed: {process}"));
             self.killed = true;
-            self.killed_executor |= process.role == Role::Executor;
             self.killed_init |= process.role == Role::Init;
         }
         Ok(())
@@ -620,16 +616,15 @@ impl Life {
             self.violate(format_args!("{double} ran beside another main process"));
         }
         let started = self.folder.lines("started");
-        let numbers = match output::read(&self.folder.shared().join("logs"), "t.stdout.") {
+        let numbers = match output::read(&self.folder.shared().join("logs"), "t.stdout.", self.killed_init) {
             Ok(numbers) => numbers,
             Err(fault) => return self.violate(fault),
         };
         let ended = self.folder.lines("ended");
-        let may_lose = self.killed_init || (output::LOSS_AT_AN_EXECUTORS_DEATH && self.killed_executor);
         for incarnation in started {
             let (count, expected) = match self.case.scenario {
                 // It was killed on its way.
-                _ if may_lose || !ended.contains(&incarnation) => (0, Expected::Some),
+                _ if self.killed_init || !ended.contains(&incarnation) => (0, Expected::Some),
                 Scenario::Kill => (FIRST_LINES, Expected::All),
                 Scenario::Rotate => (MANY_LINES, Expected::End),
                 _ => (LINES, Expected::All),
