@@ -58,16 +58,16 @@ points! {
     SocketNamed = "executor.socket-named",
     /// Executor: the launcher was told that it listens.
     ListeningTold = "executor.listening-told",
-    /// Executor: the task's own cgroups are made; no limits are set.
+    /// Executor: the task's own cgroups are made; neither rules for devices nor limits are set.
     CgroupsMade = "executor.cgroups-made",
-    /// Executor: limits and rules for devices are set; there are no FIFOs.
-    LimitsSet = "executor.limits-set",
-    /// Executor: the FIFOs of the output are made.
+    /// Executor: the rules for devices are set, the FIFOs of the output and their spools are made.
     OutputMade = "executor.output-made",
     /// Executor: the pre-filled exit record and the events are there; nothing is cloned.
     ExitPrefilled = "executor.exit-prefilled",
     /// Executor: the init is cloned; it has not been heard of.
     InitCloned = "executor.init-cloned",
+    /// Executor: limits are set, while the init clones the main process and that builds what it is to see.
+    LimitsSet = "executor.limits-set",
     /// Executor: the main process is cloned and waits at the gate; nothing is recorded.
     MainCloned = "executor.main-cloned",
     /// Executor: all identities are recorded; the gate is shut.
