@@ -246,6 +246,7 @@ async fn clone_and_release(
     // While the main process builds its tree. It waits behind the gate, so that nothing is counted of it yet, and no limit comes late.
     let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
     point::reached(Point::LimitsSet);
+    let collected = collect([(stdout, &task.plan.stdout), (stderr, &task.plan.stderr)]);
     let watch = scope.as_ref().and_then(watch);
     let baseline = Baseline {
         oom_kills: scope
@@ -257,22 +258,23 @@ async fn clone_and_release(
             .and_then(|watch| watch.counters().ok()?.pids_denied)
             .unwrap_or(0),
     };
-    let streams = [stdout.stream()?, stderr.stream()?].into_iter().flatten().collect();
-    let pump = preparing("starting the pump", Pump::start(streams))?;
     let (pid, main) = cloned(report, dir, &steps).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     point::reached(Point::MainCloned);
     let init = unreleased.init.as_ref().expect("it was put there above");
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
-    match limited {
-        Ok(refused) => warnings.extend(refused),
-        Err(e) => {
+    let pump = match (limited, collected) {
+        (Ok(refused), Ok(pump)) => {
+            warnings.extend(refused);
+            pump
+        }
+        (Err(e), _) | (_, Err(e)) => {
             // The main process leaves, and its cgroups with it once it is reaped.
             drop(release);
             let _ = tokio::time::timeout(START_BOUND, first_event(&events, init)).await;
             return Err(e);
         }
-    }
+    };
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
         // A main process whose steps have failed is gone by now, and the init tells which.
@@ -460,7 +462,6 @@ struct Channel {
     fifo: OwnedFd,
     /// What the init holds beside it.
     spool: OwnedFd,
-    sink: Option<Sink>,
 }
 
 impl Channel {
@@ -470,17 +471,12 @@ impl Channel {
         output: &OutputRecord,
         owner: Option<(u32, u32)>,
     ) -> Result<Self, LaunchError> {
-        let sink = Sink::open(output).map_err(|source| LaunchError::Prepare {
-            what: "preparing the output".into(),
-            source,
-        })?;
-        if sink.is_none() {
+        if *output == OutputRecord::Null {
             let null = File::options().read(true).write(true).open("/dev/null");
             let null: OwnedFd = preparing("opening /dev/null", null)?.into();
             return Ok(Self {
                 spool: preparing("duplicating a descriptor", null.try_clone())?,
                 fifo: null,
-                sink,
             });
         }
         let fifo = make_fifo(dir, name)?;
@@ -491,11 +487,14 @@ impl Channel {
         // The task's own writes block as on any pipe.
         preparing(format!("opening {name}"), readiness::set_nonblocking(&fifo, false))?;
         let spool = make_fifo(dir, spool)?;
-        Ok(Self { fifo, spool, sink })
+        Ok(Self { fifo, spool })
     }
 
-    fn stream(self) -> Result<Option<Stream>, LaunchError> {
-        let Some(sink) = self.sink else { return Ok(None) };
+    /// `None`: nothing is collected.
+    fn stream(self, output: &OutputRecord) -> Result<Option<Stream>, LaunchError> {
+        let Some(sink) = preparing("preparing the output", Sink::open(output))? else {
+            return Ok(None);
+        };
         // Opened anew: the mode of blocking belongs to the open file and not to the descriptor.
         let own = File::options()
             .read(true)
@@ -508,6 +507,15 @@ impl Channel {
             sink,
         }))
     }
+}
+
+/// Opens what the streams go to, and begins to move them.
+fn collect(channels: [(Channel, &OutputRecord); 2]) -> Result<Pump, LaunchError> {
+    let mut streams = Vec::new();
+    for (channel, output) in channels {
+        streams.extend(channel.stream(output)?);
+    }
+    preparing("starting the pump", Pump::start(streams))
 }
 
 /// Makes and opens a FIFO, both ways, so that it has no end of file.
