@@ -372,6 +372,9 @@ fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
     let Some(record) = living_record(dir)? else {
         return Ok(());
     };
+    // Before its cgroup, which on v1 is frozen meanwhile: whoever adopts it from a driver that was killed in the middle finds a main
+    // process with a SIGKILL waiting, and thaws it.
+    kill_identity(&record.main)?;
     // Where it has no cgroup of its own, all of it is below the init, which stays: it has an end to record.
     if record.plan.placement.scope.is_none()
         && let Some(init) = record.init.open().map_err(Failure::last)?
@@ -387,7 +390,7 @@ fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
     {
         holdfast_cgroup::kill(&scope.kill, scope.version).map_err(Failure::last)?;
     }
-    kill_identity(&record.main)
+    Ok(())
 }
 
 /// Kills init and the executor of a task whose processes are dead.

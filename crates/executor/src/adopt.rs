@@ -102,6 +102,9 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
     let scope = task::scope_of(&record.plan.placement);
     if let Some(scope) = &scope {
         end_sessions(scope);
+        if main.is_some() && has_kill_waiting(record.main.pid) {
+            thaw(scope);
+        }
     }
     record.executor = ProcessIdentity::of_self().map_err(io("identifying the executor"))?;
     dir.write_record(&record)?;
@@ -146,6 +149,25 @@ fn stream(
         })?,
         sink,
     }))
+}
+
+/// True of a process that has got SIGKILL and has not come to die of it (proc(5), `SigPnd` and `ShdPnd`).
+fn has_kill_waiting(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let waiting = status.lines().filter_map(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    waiting.fold(0, |all, mask| all | mask) & (1 << (libc::SIGKILL - 1)) != 0
+}
+
+/// A main process that is frozen cannot die on v1. Whoever killed the task froze it for that, and was killed before it was thawed.
+fn thaw(scope: &holdfast_cgroup::Scope) {
+    if !scope.foreign
+        && let Err(e) = holdfast_cgroup::thaw(&scope.kill, scope.version)
+    {
+        log::line(&e.to_string());
+    }
 }
 
 /// Sessions belong to the dead executor's clients.

@@ -138,6 +138,15 @@ impl Folder {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// What is frozen cannot be killed on v1.
+    pub fn thaw(&self) {
+        if let Some(version) = holdfast_cgroup::version() {
+            for cgroup in self.cgroups() {
+                let _ = holdfast_cgroup::thaw(&cgroup, version);
+            }
+        }
+    }
+
     /// Every cgroup of this life, wherever it is.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();

@@ -158,13 +158,18 @@ impl Life {
         self.violations.push(what.to_string());
     }
 
-    /// Whoever a failure has left.
+    /// Whoever a failure has left, frozen ones too.
     async fn end_everybody(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let left = processes::everywhere(self.folder.path());
             if left.is_empty() {
                 return;
             }
+            if Instant::now() >= deadline {
+                return self.note(format_args!("cannot be ended: {left:?}"));
+            }
+            self.folder.thaw();
             for process in left {
                 processes::end(process.pid);
             }

@@ -112,6 +112,21 @@ async fn a_frozen_task_is_adopted_frozen_and_thawed_by_who_adopts() {
     host.nothing_left();
 }
 
+/// On v1 killing a cgroup freezes it for a moment.
+#[tokio::test]
+async fn a_task_whose_killer_was_killed_while_it_stood_still_is_not_left_frozen() {
+    let mut host = Host::new();
+    let (task, mut peer) = counting(&mut host).await;
+    freeze(&mut peer, true).await.unwrap();
+    kill(peer);
+    let main = task.record().main.open().unwrap().expect("a frozen process lives");
+    main.send_signal(libc::SIGKILL).unwrap();
+    // It may have told the end and left before it can be talked to.
+    let _ = host.start(&task, StartMode::Adopt).await;
+    assert_eq!(task.result().status, Status::Signalled(libc::SIGKILL));
+    host.nothing_left();
+}
+
 #[tokio::test]
 async fn a_session_in_a_frozen_task_is_refused_and_says_why() {
     let mut host = Host::new();
