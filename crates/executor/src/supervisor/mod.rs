@@ -58,8 +58,10 @@ pub const COMMIT_BOUND: Duration = Duration::from_secs(30);
 const DYING_BOUND: Duration = Duration::from_secs(15);
 /// How long those that the main process left may take to die once killed, before the result is told without them.
 const STRAGGLER_BOUND: Duration = Duration::from_secs(2);
-/// How long the last output may take to be written.
+/// How long the last output may take to be written before the result is told without it.
 const DRAIN_BOUND: Duration = Duration::from_secs(1);
+/// How much longer it may take then, while nobody waits any more, before it is given up.
+const LINGER_BOUND: Duration = Duration::from_secs(20);
 /// How long the result may take to be synced.
 const SYNC_BOUND: Duration = Duration::from_secs(2);
 
@@ -256,6 +258,8 @@ struct Living {
     notices: Board,
     /// Bytes of output.
     losses_told: u64,
+    /// The end was told before all output was written.
+    is_output_late: bool,
 }
 
 impl Supervisor {
@@ -411,6 +415,7 @@ impl Supervisor {
             watch: Watch::new(watch),
             notices,
             losses_told: 0,
+            is_output_late: false,
             record,
             main,
             init,
@@ -474,6 +479,10 @@ impl Supervisor {
         self.tell(&living, Phase::Over(result));
         for reply in living.stopping.drain(..) {
             let _ = reply.send(Ok(()));
+        }
+        // A disk that was slow is often quick again a moment later.
+        if living.is_output_late && tokio::time::timeout(LINGER_BOUND, living.pump.drain()).await.is_err() {
+            log::line("the last output could not be written in time; it is lost");
         }
     }
 
@@ -861,9 +870,7 @@ impl Supervisor {
         point::reached(Point::StragglersEnded);
         let drained = tokio::time::timeout(DRAIN_BOUND, living.pump.drain()).await;
         let are_left = leaves && has_stragglers(living);
-        if !are_left && !matches!(drained, Ok(Ok(_))) {
-            log::line("the last output could not be written in time; it is lost");
-        }
+        living.is_output_late = !are_left && !matches!(drained, Ok(Ok(_)));
         point::reached(Point::OutputDrained);
         self.tell_losses(living, are_left);
         living.oom.settle(main_oom_killed);

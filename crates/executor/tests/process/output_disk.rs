@@ -171,9 +171,17 @@ async fn a_frozen_log_disk_does_not_delay_exec_stop_or_wait() {
         task.dir.result().unwrap().is_some(),
         "the result is on disk while the logs' disk is frozen"
     );
-    assert!(log(&task).contains("lost"), "{}", log(&task));
+    let before = disk.written().lines().count();
     disk.thaw();
     left(peer);
+    assert!(!log(&task).contains("lost"), "{}", log(&task));
+    let written = disk.written();
+    let numbers: Vec<u64> = written.lines().map_while(|line| line.parse().ok()).collect();
+    assert!(
+        numbers.len() as u64 >= count.trim().parse().unwrap(),
+        "{count} were written"
+    );
+    assert!(numbers.iter().zip(1..).all(|(number, expected)| *number == expected));
     drop(disk);
     host.nothing_left();
 }
