@@ -178,8 +178,8 @@ async fn a_frozen_log_disk_does_not_delay_exec_stop_or_wait() {
     let written = disk.written();
     let numbers: Vec<u64> = written.lines().map_while(|line| line.parse().ok()).collect();
     assert!(
-        numbers.len() as u64 >= count.trim().parse().unwrap(),
-        "{count} were written"
+        numbers.len() > before,
+        "what was on its way arrives when the disk is thawed"
     );
     assert!(numbers.iter().zip(1..).all(|(number, expected)| *number == expected));
     drop(disk);
