@@ -256,7 +256,9 @@ impl Life {
                 Ok(None)
             }
             Scenario::Recover => {
-                self.kill_beforehand(Victim::DriverAndExecutor).await;
+                // In this order: a driver that lives would adopt at once.
+                self.kill_beforehand(Victim::Driver).await;
+                self.kill_beforehand(Victim::Executor).await;
                 self.launch_driver().await?;
                 self.folder.arm(&case);
                 Ok(Some(self.recover()))
