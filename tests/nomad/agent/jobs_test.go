@@ -67,11 +67,12 @@ func TestJobs(t *testing.T) {
 func serviceFromStartToStop(n *node, driver string) {
 	allocation := n.run("service", driver)
 	pid := n.mainPid(allocation)
-	must.True(n.t, processes.Alive(pid))
+	identity := processes.Identity(pid)
+	must.True(n.t, processes.Lives(identity))
 	n.says(allocation, "stderr", "trouble of main\n")
 	n.useEverything(allocation, pid)
 	n.stop(allocation)
-	must.False(n.t, processes.Alive(pid))
+	must.False(n.t, processes.Lives(identity))
 	n.purge(allocation.JobID)
 }
 

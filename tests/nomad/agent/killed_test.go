@@ -91,8 +91,7 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 	}
 	unchanged := func(t *testing.T) {
 		for _, s := range services {
-			must.Eq(t, s.identity, processes.Identity(s.pid), must.Sprintf("task of %s", s.driver))
-			must.True(t, processes.Alive(s.pid))
+			must.True(t, processes.Lives(s.identity), must.Sprintf("task of %s", s.driver))
 		}
 	}
 	useAll := func(t *testing.T) {
@@ -158,13 +157,17 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 		executors := n.executors()
 		must.Greater(t, len(services), len(executors), must.Sprint("executors and inits"))
 		killed := n.service.Processes()
+		var identities []string
+		for _, pid := range killed {
+			identities = append(identities, processes.Identity(pid))
+		}
 		must.SliceContains(t, killed, n.pid)
 		for _, driver := range allNames() {
 			must.SliceContains(t, killed, n.plugin(driver))
 		}
 		must.NoError(t, n.service.Kill())
-		for _, pid := range killed {
-			must.False(t, processes.Alive(pid))
+		for _, identity := range identities {
+			must.False(t, processes.Lives(identity))
 		}
 		unchanged(t)
 		must.Eq(t, executors, n.executors(), must.Sprint("executors died with the service"))
@@ -214,7 +217,7 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 
 	for _, s := range services {
 		n.stop(s.allocation)
-		must.False(t, processes.Alive(s.pid))
+		must.False(t, processes.Lives(s.identity))
 		n.purge(s.allocation.JobID)
 	}
 }

@@ -324,9 +324,10 @@ func (n *node) launch() {
 // kill ends the agent's process with -9, and nothing else.
 func (n *node) kill() {
 	n.t.Helper()
+	identity := processes.Identity(n.pid)
 	must.NoError(n.t, syscall.Kill(n.pid, syscall.SIGKILL))
 	n.eventually("end of the agent", func() error {
-		if processes.Alive(n.pid) {
+		if processes.Lives(identity) {
 			return fmt.Errorf("process %d is alive", n.pid)
 		}
 		return nil
@@ -636,14 +637,15 @@ func (n *node) plugin(name string) int {
 func (n *node) killPlugin(name string) {
 	n.t.Helper()
 	old := n.plugin(name)
+	identity := processes.Identity(old)
 	must.NoError(n.t, syscall.Kill(old, syscall.SIGKILL))
 	n.eventually("another plugin process of "+name, func() error {
-		if processes.Alive(old) {
+		if processes.Lives(identity) {
 			return fmt.Errorf("the old one is alive")
 		}
 		return nil
 	})
-	must.NotEq(n.t, old, n.plugin(name))
+	must.NotEq(n.t, identity, processes.Identity(n.plugin(name)))
 }
 
 func freePorts(t *testing.T, count int) []int {

@@ -438,8 +438,9 @@ func asRoot(t *testing.T, why string) {
 // gone waits until a process has ended.
 func gone(t *testing.T, pid int) {
 	t.Helper()
+	identity := processes.Identity(pid)
 	eventually(t, fmt.Sprintf("end of process %d", pid), func() error {
-		if processes.Alive(pid) {
+		if processes.Lives(identity) {
 			return fmt.Errorf("still in state %s", processes.State(pid))
 		}
 		return nil

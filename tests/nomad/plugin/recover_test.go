@@ -167,7 +167,7 @@ func TestATaskWhoseRecordsAreGoneIsEndedBeforeItsRecoveryFails_R2(t *testing.T) 
 	h := newHost(t)
 	task := h.shell("exec sleep 1000")
 	handle := h.start(task)
-	pid := h.pid(task)
+	identity := processes.Identity(h.pid(task))
 	h.relaunch()
 	var fields map[string]any
 	must.NoError(t, json.Unmarshal(handle.DriverState, &fields))
@@ -180,7 +180,7 @@ func TestATaskWhoseRecordsAreGoneIsEndedBeforeItsRecoveryFails_R2(t *testing.T) 
 	err = h.Driver.RecoverTask(lost)
 	must.ErrorContains(t, err, task.ID)
 	must.StrNotContains(t, status.Convert(err).Message(), "\n")
-	must.False(t, processes.Alive(pid), must.Sprint("the task would run twice"))
+	must.False(t, processes.Lives(identity), must.Sprint("the task would run twice"))
 	h.destroy(task)
 }
 

@@ -138,9 +138,9 @@ func TestStopSendsTheSignalAndKillsAfterTheTimeout_K1(t *testing.T) {
 	} {
 		task := h.run(stop.script)
 		h.says(task, "ready")
-		pid := h.pid(task)
+		identity := processes.Identity(h.pid(task))
 		must.NoError(t, h.Driver.StopTask(task.ID, stop.timeout, stop.signal), must.Sprint(stop.name))
-		must.False(t, processes.Alive(pid), must.Sprintf("%s: StopTask came back before the end", stop.name))
+		must.False(t, processes.Lives(identity), must.Sprintf("%s: StopTask came back before the end", stop.name))
 		result := h.wait(task)
 		must.NoError(t, result.Err)
 		must.Eq(t, stop.killed, result.Signal, must.Sprint(stop.name))

@@ -84,6 +84,14 @@ func Identity(pid int) string {
 	return fmt.Sprintf("%d@%s", pid, fields[19])
 }
 
+// Lives says whether the process of an identity exists and is no zombie. That a process has ended is asked so: by its pid alone,
+// which another may have been given since, it seems alive.
+func Lives(identity string) bool {
+	number, _, _ := strings.Cut(identity, "@")
+	pid, err := strconv.Atoi(number)
+	return err == nil && Identity(pid) == identity && Alive(pid)
+}
+
 // CPUTime is what a process has used so far, in user mode and in the kernel, its dead threads included.
 func CPUTime(pid int) (time.Duration, error) {
 	const tick = 10 * time.Millisecond
