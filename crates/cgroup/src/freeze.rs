@@ -14,7 +14,7 @@ pub(crate) const FREEZE_BEFORE_KILL: Duration = Duration::from_millis(20);
 /// error of kind `TimedOut`: one does not within `bound`, since it waits for a disk, say; then none is stopped.
 pub fn freeze(dir: &Path, version: Version, bound: Duration) -> io::Result<()> {
     begin_freeze(dir, version)?;
-    let outcome = match until_frozen(bound, || frozen(dir, version)) {
+    let outcome = match until_frozen(bound, || pressed(dir, version)) {
         Ok(true) => Ok(()),
         Ok(false) => {
             let reason = "not every process could be stopped in time; all run on";
@@ -25,13 +25,19 @@ pub fn freeze(dir: &Path, version: Version, bound: Duration) -> io::Result<()> {
     outcome.map_err(|e| cannot_freeze(dir, &e))
 }
 
-/// The same without waiting: [`is_frozen`] says when it is done.
+/// The same without waiting: [`press_freeze`] brings it to its end.
 pub fn begin_freeze(dir: &Path, version: Version) -> io::Result<()> {
     match version {
         Version::V1 => v1::freezer::begin_freeze(dir),
         Version::V2 => v2::lifecycle::begin_freeze(dir),
     }
     .map_err(|e| cannot_freeze(dir, &e))
+}
+
+/// True if a freeze that has begun is complete. One that is not may need this call to become so (see [`v1::freezer::press`]), and
+/// nothing tells when it is: it is to be called now and then.
+pub fn press_freeze(dir: &Path, version: Version) -> io::Result<bool> {
+    pressed(dir, version).map_err(|e| cannot_freeze(dir, &e))
 }
 
 fn cannot_freeze(dir: &Path, e: &io::Error) -> io::Error {
@@ -52,10 +58,20 @@ pub fn is_frozen(dir: &Path, version: Version) -> io::Result<bool> {
 }
 
 fn frozen(dir: &Path, version: Version) -> io::Result<bool> {
-    let answer = match version {
+    absent_is_not(match version {
         Version::V1 => v1::freezer::is_frozen(dir),
         Version::V2 => v2::lifecycle::is_frozen(dir),
-    };
+    })
+}
+
+fn pressed(dir: &Path, version: Version) -> io::Result<bool> {
+    absent_is_not(match version {
+        Version::V1 => v1::freezer::press(dir),
+        Version::V2 => v2::lifecycle::is_frozen(dir),
+    })
+}
+
+fn absent_is_not(answer: io::Result<bool>) -> io::Result<bool> {
     match answer {
         Err(e) if interface::is_absence(&e) => Ok(false),
         answer => answer,

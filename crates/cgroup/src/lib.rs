@@ -30,7 +30,7 @@ mod weight;
 
 pub use delegation::{Delegation, NoDelegation, Subtree, Unusable, version_of};
 pub use devices::{DeviceError, DeviceRule, restrict_devices, unrestrict_devices};
-pub use freeze::{begin_freeze, freeze, is_frozen, thaw};
+pub use freeze::{begin_freeze, freeze, is_frozen, press_freeze, thaw};
 pub use host::{AgentsRefusal, HostCgroups, Layout, Vantage, takes_device_programs};
 pub use kill::kill;
 pub use limits::{CpuQuota, IoMax, Limits, MemoryMax, PidsMax, apply};

@@ -82,6 +82,24 @@ fn a_task_is_frozen_and_thawed_with_its_sessions() {
     }
 }
 
+/// A shell waits in vfork for each command until that has executed its program: v1 does not count it as frozen where the command
+/// stopped first.
+#[test]
+fn a_task_that_starts_commands_all_the_time_is_frozen_each_time() {
+    for place in Place::of_every_version() {
+        let (dir, version) = (&place.scope.kill, place.scope.version);
+        let mut main = place.script("while :; do sleep 0.001; done");
+        for _ in 0..300 {
+            freeze(dir, version, BOUND).unwrap();
+            assert!(is_frozen(dir, version).unwrap());
+            thaw(dir, version).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        kill(dir, version).unwrap();
+        assert_eq!(main.wait().unwrap().signal(), Some(SIGKILL));
+    }
+}
+
 /// How much was in the pipe, which is empty then.
 fn written(child: &mut Child) -> usize {
     let mut buffer = [0; 1 << 16];

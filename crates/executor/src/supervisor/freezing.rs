@@ -14,8 +14,6 @@ const BOUND: Duration = Duration::from_secs(10);
 
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// How long until it is begun anew: v1 misses a process now and then, in the middle of a vfork say, for ever.
-const ANEW: Duration = Duration::from_millis(250);
 
 /// Who waits for a freeze.
 type Reply = oneshot::Sender<Result<(), Refusal>>;
@@ -24,7 +22,6 @@ type Reply = oneshot::Sender<Result<(), Refusal>>;
 #[derive(Debug)]
 pub struct Freezing {
     until: Instant,
-    anew_at: Instant,
     pause: Duration,
     /// When to look whether it is.
     pub look_at: Instant,
@@ -48,7 +45,6 @@ pub fn begin(living: &mut Living, reply: Reply) {
     let now = Instant::now();
     let freezing = living.freezing.get_or_insert_with(|| Freezing {
         until: now + BOUND,
-        anew_at: now + ANEW,
         pause: FIRST_PAUSE,
         look_at: now,
         replies: Vec::new(),
@@ -63,15 +59,9 @@ pub fn look(living: &mut Living) {
         return;
     };
     let Some(scope) = own_scope(living) else { return };
-    let outcome = match holdfast_cgroup::is_frozen(&scope.kill, scope.version) {
+    let outcome = match holdfast_cgroup::press_freeze(&scope.kill, scope.version) {
         Ok(true) => Ok(()),
         Ok(false) if Instant::now() < freezing.until => {
-            if Instant::now() >= freezing.anew_at {
-                // What fails here shows at the next look.
-                let _ = holdfast_cgroup::thaw(&scope.kill, scope.version);
-                let _ = holdfast_cgroup::begin_freeze(&scope.kill, scope.version);
-                freezing.anew_at = Instant::now() + ANEW;
-            }
             freezing.look_at = Instant::now() + freezing.pause;
             freezing.pause = (freezing.pause * 2).min(LONGEST_PAUSE);
             living.freezing = Some(freezing);
