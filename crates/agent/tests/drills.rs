@@ -1,24 +1,11 @@
 //! Every drill, with the real driver and the real executor.
 
+mod programs;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 
-/// The driver as this work tree has it.
-fn driver() -> &'static Path {
-    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
-    DRIVER.get_or_init(|| {
-        let build = ["build", "--quiet", "-p", "holdfast-driver", "-p", "holdfast-executor"];
-        let status = Command::new(env!("CARGO")).args(build).status().expect("cargo runs");
-        assert!(status.success(), "driver and executor do not build");
-        let test = std::env::current_exe().expect("a path of this test");
-        // <target>/debug/deps/drills-…
-        test.ancestors()
-            .nth(2)
-            .expect("a target directory")
-            .join("holdfast-driver")
-    })
-}
+use programs::driver;
 
 fn drill(arguments: &[&str], state_dir: &Path) -> Output {
     Command::new(driver())

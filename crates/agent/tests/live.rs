@@ -1,11 +1,12 @@
 //! The agent with the real driver, the real executor and real processes.
 
+mod programs;
+
 use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,24 +14,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use programs::driver;
+
 /// A hang is a failure; nothing here takes a part of this.
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// The driver as this work tree has it.
-fn driver() -> &'static Path {
-    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
-    DRIVER.get_or_init(|| {
-        let build = ["build", "--quiet", "-p", "holdfast-driver", "-p", "holdfast-executor"];
-        let status = Command::new(env!("CARGO")).args(build).status().expect("cargo runs");
-        assert!(status.success(), "driver and executor do not build");
-        let test = std::env::current_exe().expect("a path of this test");
-        // <target>/debug/deps/live-…
-        test.ancestors()
-            .nth(2)
-            .expect("a target directory")
-            .join("holdfast-driver")
-    })
-}
 
 struct Host {
     dir: tempfile::TempDir,

@@ -423,13 +423,27 @@ fn kill_identity(identity: &ProcessIdentity) -> Result<(), Failure> {
 }
 
 /// Kills a process and returns when it is dead, within the bound for dying. A stranger with its pid is not touched.
-pub async fn kill_and_wait(identity: &ProcessIdentity) -> Result<(), Failure> {
+async fn kill_and_wait(identity: &ProcessIdentity) -> Result<(), Failure> {
     let pidfd = identity.open().map_err(Failure::last)?;
     kill_identity(identity)?;
     if let Some(pidfd) = pidfd {
         gone_within(&pidfd, DYING).await;
     }
     Ok(())
+}
+
+/// Ends what lives of a task whose records are gone, in this order: identities are proof enough to kill by.
+pub async fn end_without_records(task_id: &str, processes: &[&ProcessIdentity]) {
+    for identity in processes {
+        tracing::warn!(
+            task_id,
+            pid = identity.pid,
+            "killing a process of a task whose records are gone, if it lives"
+        );
+        if let Err(e) = kill_and_wait(identity).await {
+            tracing::warn!(task_id, pid = identity.pid, error = %e, "the process was not killed");
+        }
+    }
 }
 
 /// Waits for an end, within a bound. A process that cannot be watched is not waited for.

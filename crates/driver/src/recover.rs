@@ -169,26 +169,9 @@ async fn open(state: &HandleState) -> Result<SupervisionDir, Failure> {
 /// makes the agent start another one: two must not run (contract, R-2), so this returns when they are dead. Identities
 /// are proof enough to kill by.
 async fn end_without_records(state: &HandleState) {
-    let HandleState {
-        boot_id,
-        executor,
-        init,
-        main,
-        ..
-    } = state;
-    if !holdfast_record::boot_id().is_ok_and(|current| current == *boot_id) {
-        return;
-    }
-    // The executor first, or it would begin to tell of an end.
-    for identity in [executor, main, init] {
-        tracing::warn!(
-            task_id = state.task_id,
-            pid = identity.pid,
-            "killing a process of a task whose records are gone, if it lives"
-        );
-        if let Err(e) = end::kill_and_wait(identity).await {
-            tracing::warn!(pid = identity.pid, error = %e, "the process was not killed");
-        }
+    if holdfast_record::boot_id().is_ok_and(|current| current == state.boot_id) {
+        // The executor first, or it would begin to tell of an end.
+        end::end_without_records(&state.task_id, &[&state.executor, &state.main, &state.init]).await;
     }
 }
 

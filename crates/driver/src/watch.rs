@@ -128,7 +128,7 @@ async fn until_over(
             Ok(dir) => dir,
             // Nobody can supervise it any more, and what is told next makes the agent start another one (contract, R-2).
             Err(e) if takeover::is_absent(&e) => {
-                end_without_records(facts).await;
+                end::end_without_records(&facts.name.id, &[&facts.main, &facts.init]).await;
                 return Some(Outcome::unknown(format!("the task's records are lost: {e}")));
             }
             Err(e) => {
@@ -240,15 +240,6 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
     drop(lock);
     end::end_init(dir);
     Some(result.into())
-}
-
-/// Identities are proof enough to kill by.
-async fn end_without_records(facts: &Facts) {
-    for identity in [&facts.main, &facts.init] {
-        if let Err(e) = end::kill_and_wait(identity).await {
-            tracing::warn!(task_id = facts.name.id, pid = identity.pid, error = %e, "a process of a task without records was not killed");
-        }
-    }
 }
 
 /// Returns when the process has ended (pidfd_open(2): its descriptor is readable from then on), and sees to it that no

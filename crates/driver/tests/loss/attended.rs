@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::host::{Host, dir, kill_executor, lives, record, until};
+use crate::host::{Host, dir, kill_executor, lives, record, running, until};
 
 const OBEDIENT: &str = "trap 'echo asked; exit 0' INT; echo ready; while :; do sleep 0.05; done";
 const SOON: &[(&str, &str)] = &[("on_agent_exit", "stop_after=500ms")];
@@ -43,11 +43,7 @@ async fn a_task_that_must_not_be_alone_is_stopped_after_its_driver_and_the_next_
 
 #[tokio::test]
 async fn a_driver_that_recovers_the_task_in_time_attends() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", OBEDIENT, LATER);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, driver, task, handle) = running(OBEDIENT, LATER).await;
     driver.kill().await;
     until("that time runs", || record(&handle).unattended_until_boot_ms).await;
     let mut driver = host.driver().await;
@@ -59,9 +55,7 @@ async fn a_driver_that_recovers_the_task_in_time_attends() {
     kill_executor(&handle).await;
     driver.exec(&task).await.unwrap();
     assert_eq!(record(&handle).attendant.map(|attendant| attendant.pid), own);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 /// An agent that was killed leaves its plugins running, and finds them again (contract, P-7).
@@ -87,9 +81,7 @@ async fn a_driver_whose_agent_is_gone_attends_to_nothing_until_the_next_one_come
     until("that somebody attends", || record(&handle).attendant).await;
     assert_eq!(record(&handle).unattended_until_boot_ms, None);
     assert!(driver.is_running(&task).await);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
@@ -102,7 +94,5 @@ async fn a_task_that_must_not_be_alone_is_stopped_though_only_its_agent_died() {
     let mut driver = host.reattach(&left).await;
     let told = driver.wait(&task).await;
     assert!(told.err.contains("no driver attended"), "{}", told.err);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }

@@ -147,6 +147,16 @@ impl Driver {
     }
 }
 
+/// A host with a driver and one task, which has said "ready".
+pub async fn running(script: &str, options: &[(&str, &str)]) -> (Host, Driver, TaskConfig, TaskHandle) {
+    let host = Host::new();
+    let mut driver = host.driver().await;
+    let task = host.task("main", script, options);
+    let handle = driver.start(&task).await.unwrap();
+    host.says("main", "ready").await;
+    (host, driver, task, handle)
+}
+
 impl Host {
     pub fn new() -> Host {
         let folder = tempfile::Builder::new().prefix("hf").tempdir().unwrap();
@@ -283,6 +293,13 @@ impl Host {
             }),
             ..TaskConfig::default()
         }
+    }
+
+    /// Destroys a task that has ended, and ends its driver: nothing is left.
+    pub async fn ends(&self, mut driver: Driver, task: &TaskConfig) {
+        driver.destroy(task).await;
+        self.nothing_left().await;
+        driver.kill().await;
     }
 
     /// No process but drivers, and no folder of a task.

@@ -3,35 +3,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::host::{Host, holding, is_root, kill_executor, lives, mains, state, to_executor, until};
+use crate::host::{Host, holding, is_root, kill_executor, lives, mains, running, state, to_executor, until};
 
 const ENDLESS: &str = "trap '' INT TERM; echo ready; while :; do sleep 0.05; done";
 const KILL: &[(&str, &str)] = &[("on_executor_loss", "kill")];
 
 #[tokio::test]
 async fn a_task_that_wants_no_second_executor_ends_at_once_with_its_first_and_says_so() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", ENDLESS, KILL);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, mut driver, task, handle) = running(ENDLESS, KILL).await;
     kill_executor(&handle).await;
     let told = driver.wait(&task).await;
     let result = told.result.unwrap();
     assert_eq!((result.exit_code, result.signal), (137, 9));
     assert!(told.err.starts_with("executor lost"), "{}", told.err);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
 async fn it_is_ended_at_its_recovery_if_nobody_was_there_and_the_agents_blob_is_not_needed_s7() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", ENDLESS, KILL);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, driver, task, handle) = running(ENDLESS, KILL).await;
     driver.kill().await;
     kill_executor(&handle).await;
     assert!(lives(state(&handle).main.pid), "nobody has found it yet");
@@ -40,19 +30,13 @@ async fn it_is_ended_at_its_recovery_if_nobody_was_there_and_the_agents_blob_is_
     let told = driver.wait(&task).await;
     assert_eq!(told.result.unwrap().signal, 9);
     assert!(told.err.starts_with("executor lost"), "{}", told.err);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
 async fn an_exit_that_the_init_recorded_is_told_though_the_executor_was_lost_w2() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
     let script = "echo ready; while [ ! -e go ]; do sleep 0.02; done; exit 7";
-    let task = host.task("main", script, KILL);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, driver, task, handle) = running(script, KILL).await;
     driver.kill().await;
     kill_executor(&handle).await;
     fs::write(host.path("alloc/main/go"), "").unwrap();
@@ -62,27 +46,19 @@ async fn an_exit_that_the_init_recorded_is_told_though_the_executor_was_lost_w2(
     driver.recover(&handle).await.unwrap();
     let told = driver.wait(&task).await;
     assert_eq!((told.result.unwrap().exit_code, told.err.as_str()), (7, ""));
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 /// The executor program is gone as well, so that the driver has to do it itself.
 #[tokio::test]
 async fn without_any_executor_the_driver_ends_it_itself() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", ENDLESS, KILL);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, mut driver, task, handle) = running(ENDLESS, KILL).await;
     fs::rename(host.path("holdfast-executor"), host.path("away")).unwrap();
     kill_executor(&handle).await;
     let told = driver.wait(&task).await;
     assert_eq!(told.result.unwrap().signal, 9);
     assert!(told.err.starts_with("executor lost"), "{}", told.err);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
@@ -103,9 +79,7 @@ async fn any_other_task_goes_on_with_another_executor_and_its_exit_code() {
     }
     driver.stop(&task, 60).await.unwrap();
     assert_eq!(driver.wait(&task).await.result.unwrap().exit_code, 5);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 /// A cgroup of a service manager's in one hierarchy, and one beside it for the agent's own cgroups.
@@ -199,8 +173,6 @@ async fn when_every_process_of_the_agents_cgroup_is_killed_executors_and_tasks_g
     assert_eq!(driver.exec(&task).await.unwrap(), format!("{}\n", host.marker()));
     driver.stop(&task, 60).await.unwrap();
     assert_eq!(driver.wait(&task).await.result.unwrap().exit_code, 5);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
     assert!(holding(&host.marker()).is_empty());
 }

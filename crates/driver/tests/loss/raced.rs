@@ -56,9 +56,7 @@ async fn whoever_races_to_recover_there_is_one_main_process_and_one_executor() {
     driver.recover(&handle).await.unwrap();
     driver.stop(&task, 60).await.unwrap();
     assert_eq!(driver.wait(&task).await.result.unwrap().exit_code, 5);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 /// The agent asks a new driver to start what it does not know that the dead one has started (contract, S-5).
@@ -82,9 +80,7 @@ async fn a_start_of_the_same_id_adopts_whether_or_not_an_executor_is_left_s5() {
     }
     let mut driver = host.driver().await;
     driver.recover(&handle).await.unwrap();
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
@@ -116,7 +112,5 @@ async fn a_stop_keeps_its_deadline_whoever_dies_meanwhile() {
     }
     let told = driver.wait(&task).await;
     assert_eq!(told.result.unwrap().signal, 9);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }

@@ -46,9 +46,7 @@ async fn both_programs_may_be_replaced_under_a_load_of_starts() {
     driver.exec(&task).await.unwrap();
     stop.store(true, Ordering::Relaxed);
     replacing.join().unwrap();
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 /// Whatever the driver before has left of an earlier incarnation: with its executor, without, and with nothing but the init.

@@ -3,17 +3,13 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
 
-use crate::host::{Host, SIGCONT, SIGSTOP, lives, mains, record, state, to_executor, until};
+use crate::host::{Host, SIGCONT, SIGSTOP, lives, mains, record, running, state, to_executor, until};
 
 const OBEDIENT: &str = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
 
 #[tokio::test]
 async fn a_stopped_executor_is_not_dead_and_calls_fail_clearly_until_it_goes_on_r2() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", OBEDIENT, &[]);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, mut driver, task, handle) = running(OBEDIENT, &[]).await;
     let executor = record(&handle).executor;
     to_executor(&handle, SIGSTOP);
     let error = driver.exec(&task).await.unwrap_err();
@@ -32,34 +28,22 @@ async fn a_stopped_executor_is_not_dead_and_calls_fail_clearly_until_it_goes_on_
     assert_eq!(driver.exec(&task).await.unwrap(), format!("{}\n", host.marker()));
     driver.stop(&task, 60).await.unwrap();
     assert_eq!(driver.wait(&task).await.result.unwrap().exit_code, 5);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
 async fn a_task_is_stopped_in_the_ordinary_way_though_its_executor_is_k1() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", OBEDIENT, &[]);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, mut driver, task, handle) = running(OBEDIENT, &[]).await;
     to_executor(&handle, SIGSTOP);
     driver.stop(&task, 60).await.unwrap();
     let told = driver.wait(&task).await;
     assert_eq!((told.result.unwrap().exit_code, told.err.as_str()), (5, ""));
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
 async fn sockets_that_are_gone_or_squatted_are_bound_again_with_and_without_a_driver() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", OBEDIENT, &[]);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, mut driver, task, handle) = running(OBEDIENT, &[]).await;
     let socket = state(&handle).socket;
     let executor = record(&handle).executor;
     for (is_restarted, is_squatted) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -76,18 +60,12 @@ async fn sockets_that_are_gone_or_squatted_are_bound_again_with_and_without_a_dr
     }
     driver.stop(&task, 60).await.unwrap();
     assert_eq!(driver.wait(&task).await.result.unwrap().exit_code, 5);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
 async fn a_task_whose_folder_was_removed_goes_on_until_it_is_stopped_and_nothing_hangs() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", OBEDIENT, &[]);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, mut driver, task, handle) = running(OBEDIENT, &[]).await;
     fs::remove_dir_all(state(&handle).dir).unwrap();
     let error = driver.exec(&task).await.unwrap_err();
     assert!(error.message().contains("cannot reach the executor of task"), "{error}");
@@ -97,19 +75,13 @@ async fn a_task_whose_folder_was_removed_goes_on_until_it_is_stopped_and_nothing
     driver.stop(&task, 60).await.unwrap();
     let told = driver.wait(&task).await;
     assert!(told.err.contains("records are lost"), "{}", told.err);
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 /// Nothing could supervise it any more, and the agent starts another one next.
 #[tokio::test]
 async fn a_task_whose_folder_was_removed_ends_with_its_executor_r2() {
-    let host = Host::new();
-    let mut driver = host.driver().await;
-    let task = host.task("main", OBEDIENT, &[]);
-    let handle = driver.start(&task).await.unwrap();
-    host.says("main", "ready").await;
+    let (host, mut driver, task, handle) = running(OBEDIENT, &[]).await;
     let executor = record(&handle).executor.open().unwrap().unwrap();
     fs::remove_dir_all(state(&handle).dir).unwrap();
     executor.send_signal(crate::host::SIGKILL).unwrap();
@@ -117,9 +89,7 @@ async fn a_task_whose_folder_was_removed_ends_with_its_executor_r2() {
     assert!(told.err.contains("records are lost"), "{}", told.err);
     assert!(!lives(state(&handle).main.pid), "before the end was told");
     until("the init", || (!lives(state(&handle).init.pid)).then_some(())).await;
-    driver.destroy(&task).await;
-    host.nothing_left().await;
-    driver.kill().await;
+    host.ends(driver, &task).await;
 }
 
 #[tokio::test]
