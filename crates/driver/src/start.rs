@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_executor::client::{Peer, StartMode};
+use holdfast_executor::client::Fresh;
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, names,
@@ -306,13 +306,10 @@ async fn launch(
     let launcher = driver
         .launcher()
         .map_err(|e| (Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}")), None))?;
-    let peer = launcher
-        .start(dir, &adoption.shared_cgroups, StartMode::Fresh)
+    let Fresh { pidfd, mut executor } = launcher
+        .start(dir, &adoption.shared_cgroups)
         .await
         .map_err(|e| (Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}")), None))?;
-    let Peer {
-        pidfd, mut executor, ..
-    } = peer;
     point::reached(Point::ExecutorIdentified);
     // Before the launch: the executor of a short task may be gone when it has answered.
     let itself = match ProcessIdentity::of(&pidfd) {

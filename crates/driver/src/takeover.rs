@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_executor::client::{self, Peer, StartMode};
+use holdfast_executor::client::{self, Peer};
 use holdfast_record::{ExecutorLoss, Record, RecordError, SupervisionDir, TaskResult};
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
@@ -123,10 +123,7 @@ async fn adopt(
     point::reached(Point::AdoptionDecided);
     let adopting = async {
         let launcher = driver.launcher().map_err(text)?;
-        launcher
-            .start(dir, shared_cgroups, StartMode::Adopt)
-            .await
-            .map_err(text)
+        launcher.adopt(dir, shared_cgroups).await.map_err(text)
     };
     let reason = match adopting.await {
         Ok(peer) => match supervised(driver, dir, peer, environment, true).await {

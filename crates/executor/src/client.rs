@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::protocol::Versions;
+use crate::protocol::{self, Versions};
 use crate::server::BIND_AGAIN;
 
 /// How long an executor may take until it listens; it needs a millisecond.
@@ -35,11 +35,20 @@ pub struct Launcher {
 
 /// What a new executor does first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartMode {
+enum StartMode {
     /// Waits for a task to launch.
     Fresh,
     /// Takes over the task that the record names.
     Adopt,
+}
+
+/// An executor that was started just now and waits for a task.
+#[derive(Debug)]
+pub struct Fresh {
+    /// Readable when it has ended. It is this process's child.
+    pub pidfd: PidFd,
+    /// The connection; closed when dropped.
+    pub executor: ExecutorClient<Channel>,
 }
 
 /// An executor that has said who it is.
@@ -131,27 +140,45 @@ impl Launcher {
 
     /// Starts an executor on a supervision directory and returns when it listens. It lives in `shared_cgroups` (made if they are
     /// missing): one directory on v2, into which it is cloned; any number on v1, which it enters itself.
-    pub async fn start(
+    pub async fn start(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<Fresh, LaunchError> {
+        let (pidfd, versions) = self.listening(dir, shared_cgroups, StartMode::Fresh).await?;
+        match connect_child(dir, &pidfd, versions).await {
+            Ok(executor) => Ok(Fresh { pidfd, executor }),
+            // Nobody else could end it: it waits for its task.
+            Err(e) => {
+                kill_child(&pidfd).await;
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Starts one in the place of a dead one, on the task that the record names.
+    pub async fn adopt(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<Peer, LaunchError> {
+        let (pidfd, _) = self.listening(dir, shared_cgroups, StartMode::Adopt).await?;
+        match connect(dir).await {
+            Ok(peer) => Ok(peer),
+            // An executor that adopted a task which is over has told its result and left; it is this process's child.
+            Err(e) => {
+                let _ = tokio::time::timeout(Duration::from_secs(1), ended(&pidfd)).await;
+                let _ = pidfd.wait();
+                Err(e.into())
+            }
+        }
+    }
+
+    async fn listening(
         &self,
         dir: &SupervisionDir,
         shared_cgroups: &[PathBuf],
         mode: StartMode,
-    ) -> Result<Peer, LaunchError> {
-        let started = self.spawn(dir, shared_cgroups, mode)?;
+    ) -> Result<(PidFd, Versions), LaunchError> {
+        let Started { pidfd, ready } = self.spawn(dir, shared_cgroups, mode)?;
         point::reached(Point::ExecutorCloned);
-        match tokio::time::timeout(LISTENING_BOUND, listening(started.ready)).await {
-            Ok(true) => match connect(dir).await {
-                Ok(peer) => Ok(peer),
-                // An executor that adopted a task which is over has told its result and left; it is this process's child.
-                Err(e) => {
-                    let _ = tokio::time::timeout(Duration::from_secs(1), ended(&started.pidfd)).await;
-                    let _ = started.pidfd.wait();
-                    Err(e.into())
-                }
-            },
-            Ok(false) => {
-                let _ = tokio::time::timeout(Duration::from_secs(1), ended(&started.pidfd)).await;
-                let _ = started.pidfd.wait();
+        match tokio::time::timeout(LISTENING_BOUND, listening(ready)).await {
+            Ok(Some(versions)) => Ok((pidfd, versions)),
+            Ok(None) => {
+                let _ = tokio::time::timeout(Duration::from_secs(1), ended(&pidfd)).await;
+                let _ = pidfd.wait();
                 let path = self.executor.clone();
                 Err(LaunchError::Ended {
                     path,
@@ -159,9 +186,7 @@ impl Launcher {
                 })
             }
             Err(_) => {
-                let _ = started.pidfd.send_signal(libc::SIGKILL);
-                let _ = ended(&started.pidfd).await;
-                let _ = started.pidfd.wait();
+                kill_child(&pidfd).await;
                 Err(LaunchError::Silent {
                     path: self.executor.clone(),
                 })
@@ -259,10 +284,19 @@ struct Started {
     ready: Registered,
 }
 
-/// True if the executor says that it listens; false if it ended first.
-async fn listening(ready: Registered) -> bool {
-    let mut byte = [0];
-    matches!(ready.read(&mut byte).await, Ok(1))
+/// What an executor says of itself when it listens; `None` if it ended first.
+async fn listening(ready: Registered) -> Option<Versions> {
+    let mut said = [0; protocol::READY];
+    match ready.read(&mut said).await {
+        Ok(0) | Err(_) => None,
+        Ok(count) => Some(Versions::of_ready(&said[..count])),
+    }
+}
+
+async fn kill_child(pidfd: &PidFd) {
+    let _ = pidfd.send_signal(libc::SIGKILL);
+    let _ = ended(pidfd).await;
+    let _ = pidfd.wait();
 }
 
 async fn ended(pidfd: &PidFd) -> io::Result<()> {
@@ -277,6 +311,29 @@ fn last_lines(dir: &SupervisionDir) -> String {
         true => "it said nothing".to_owned(),
         false => lines.into_iter().rev().collect::<Vec<_>>().join("; "),
     }
+}
+
+/// Connects to an executor that this process has started on the directory. It needs not be asked who it is: the kernel says that
+/// the one who listens is the child.
+async fn connect_child(
+    dir: &SupervisionDir,
+    child: &PidFd,
+    versions: Versions,
+) -> Result<ExecutorClient<Channel>, ConnectError> {
+    let path = dir.path().join(names::SOCKET);
+    Versions::OWN.meet(versions).map_err(|reason| ConnectError::Identify {
+        path: path.clone(),
+        reason,
+    })?;
+    let (listener, executor) = connect_path(&dir.socket_address(names::SOCKET), &path).await?;
+    point::reached(Point::ExecutorConnected);
+    let pid = |process: &PidFd| process.pid().ok().flatten();
+    // Not reaped, it is still the only one with its pid.
+    if pid(&listener).is_none_or(|listening| pid(child) != Some(listening)) {
+        let reason = "another process listens there".to_owned();
+        return Err(ConnectError::Stranger { path, reason });
+    }
+    Ok(executor)
 }
 
 /// Connects to the executor of a supervision directory. Nothing is asked of a process of another user, and nothing but who it is

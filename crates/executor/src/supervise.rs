@@ -14,6 +14,7 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
+use crate::protocol::Versions;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -117,7 +118,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     ));
     point::reached(Point::SocketNamed);
     // The launcher may have gone already.
-    let _ = readiness::write(&arguments.ready, b"R");
+    let _ = readiness::write(&arguments.ready, &Versions::OWN.ready());
     drop(arguments.ready);
     point::reached(Point::ListeningTold);
     let supervisor = Supervisor {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::known::lives;
 use super::target::Target;
-use crate::client::{self, Launcher, Peer, StartMode};
+use crate::client::{self, Launcher, Peer};
 
 /// How long somebody may hold the task without answering: an executor that starts, adopts, or is about to leave.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,7 +96,7 @@ pub async fn adopt(dir: &SupervisionDir, record: &Record) -> Result<Connection> 
     // Its own program, whatever became of the file since.
     let launcher = Launcher::new(PathBuf::from("/proc/self/exe"));
     let shared = shared_cgroups(&record.plan.placement);
-    match launcher.start(dir, &shared, StartMode::Adopt).await {
+    match launcher.adopt(dir, &shared).await {
         Ok(peer) => Ok(Connection::Peer {
             peer: Box::new(peer),
             adopted: true,

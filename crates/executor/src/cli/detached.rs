@@ -8,7 +8,7 @@ use holdfast_record::SupervisionDir;
 use holdfast_wire::executor_v1::{CommitRequest, LaunchRequest, TaskSpec};
 
 use super::print;
-use crate::client::{Launcher, StartMode};
+use crate::client::Launcher;
 use crate::foreground::{Purpose, intent};
 
 /// The folder for the output, if no other is named, beneath the supervision directory.
@@ -66,7 +66,7 @@ impl Detached {
     async fn started(&self, spec: TaskSpec) -> Result<Vec<String>> {
         // This very program, whatever became of the file since.
         let launcher = Launcher::new(PathBuf::from("/proc/self/exe"));
-        let mut peer = launcher.start(&self.dir, &[], StartMode::Fresh).await?;
+        let mut peer = launcher.start(&self.dir, &[]).await?;
         let launched = peer.executor.launch(LaunchRequest { task: Some(spec) }).await;
         let launched = launched.map_err(|status| anyhow!("{}", status.message()))?.into_inner();
         let committed = peer.executor.commit(CommitRequest {}).await;

@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::Write as _;
 
-use holdfast_executor::client::{Peer, StartMode};
+use holdfast_executor::client::Peer;
 use holdfast_record::{BootId, Status};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{CommitRequest, EquipRequest, ExecRequest, task_result};
 
-use crate::host::{Host, Task, ended, eventually, gone, kill, left, lives, pids_holding, signal, wait};
+use crate::host::{Host, StartMode, Task, ended, eventually, gone, kill, left, lives, pids_holding, signal, wait};
 use crate::stop::{kill_now, stop};
 
 async fn adopt(host: &Host, task: &Task) -> Peer {

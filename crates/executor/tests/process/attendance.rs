@@ -3,12 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-use holdfast_executor::client::{Peer, StartMode};
+use holdfast_executor::client::Peer;
 use holdfast_record::{ProcessIdentity, Status};
 use holdfast_sys::clock::boottime;
 use holdfast_wire::executor_v1::{AttendRequest, Ending, TaskSpec, task_result};
 
-use crate::host::{Host, Task, eventually, finished, kill, left, lives, status_field, text, wait};
+use crate::host::{Host, StartMode, Task, eventually, finished, kill, left, lives, status_field, text, wait};
 use crate::stop::kill_now;
 
 const OBEDIENT: &str = "trap 'echo asked; exit 0' INT; echo ready; while :; do sleep 0.05; done";

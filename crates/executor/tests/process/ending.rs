@@ -1,11 +1,10 @@
 //! How a task ends: whom a signal reaches, in which steps it is stopped, what counts as its end, how long it may run.
 
-use holdfast_executor::client::StartMode;
 use holdfast_record::{Notice, Status, StopRecord};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{Ending, KillStep, KillTarget, SignalRequest, TaskSpec, task_result};
 
-use crate::host::{Host, Task, ended, eventually, gone, kill, left, lives, pids_holding, signal, wait};
+use crate::host::{Host, StartMode, Task, ended, eventually, gone, kill, left, lives, pids_holding, signal, wait};
 use crate::stop::{kill_now, stop};
 
 fn ending(spec: TaskSpec, ending: Ending) -> TaskSpec {

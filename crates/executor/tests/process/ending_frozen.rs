@@ -1,10 +1,10 @@
 //! Frozen tasks: adopted, stopped, killed, and asked for sessions.
 
-use holdfast_executor::client::{Peer, StartMode};
+use holdfast_executor::client::Peer;
 use holdfast_record::Status;
 use holdfast_wire::executor_v1::{ExecRequest, FreezeRequest, IdentifyRequest};
 
-use crate::host::{Host, Task, eventually, kill, left};
+use crate::host::{Host, StartMode, Task, eventually, kill, left};
 use crate::stop::{kill_now, stop};
 
 const COUNTING: &str = "trap 'echo asked; exit 3' TERM; while :; do echo x; sleep 0.01; done";

@@ -2,13 +2,12 @@
 
 use std::fs;
 
-use holdfast_executor::client::StartMode;
 use holdfast_init::exit::Kind;
 use holdfast_record::names;
 use holdfast_wire::executor_v1::{CommitRequest, task_result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::host::{Host, is_root, launch, left, wait};
+use crate::host::{Host, StartMode, is_root, launch, left, wait};
 
 /// Unmounts what is below the host's folder.
 struct Mounted(std::path::PathBuf);

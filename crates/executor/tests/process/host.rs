@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_cgroup::{Scope, Version};
-use holdfast_executor::client::{self, Launcher, Peer, StartMode};
+use holdfast_executor::client::{self, Launcher, Peer};
 use holdfast_record::{Intent, Record, SupervisionDir, TaskResult};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{
@@ -40,6 +40,12 @@ pub struct Task {
 
 static TASKS: AtomicU64 = AtomicU64::new(0);
 static HOSTS: AtomicU64 = AtomicU64::new(0);
+
+/// What a new executor does first.
+pub enum StartMode {
+    Fresh,
+    Adopt,
+}
 
 impl Host {
     pub fn new() -> Self {
@@ -119,7 +125,14 @@ impl Host {
     }
 
     pub async fn start(&self, task: &Task, mode: StartMode) -> Result<Peer, client::LaunchError> {
-        Launcher::new(binary().into()).start(&task.dir, &[], mode).await
+        let launcher = Launcher::new(binary().into());
+        match mode {
+            StartMode::Fresh => {
+                let _fresh = launcher.start(&task.dir, &[]).await?;
+                Ok(client::connect(&task.dir).await?)
+            }
+            StartMode::Adopt => launcher.adopt(&task.dir, &[]).await,
+        }
     }
 
     /// Starts an executor and launches.

@@ -12,7 +12,7 @@ use holdfast_sys::attempt;
 use holdfast_wire::executor_v1::TaskSpec;
 
 use crate::escape::{self, Column, PROGRAM, SETUID_PROGRAM, Told, arguments, environment, surprises};
-use crate::host::{Host, Task, eventually, is_root, kill, left, wait};
+use crate::host::{Host, StartMode, Task, eventually, is_root, kill, left, wait};
 use crate::isolation::{
     Mounts, as_nobody, bind, chroot_folder, chroot_of, entry, foreign_namespaces, holdfast_view, isolated,
 };
@@ -198,10 +198,7 @@ async fn a_link_that_an_earlier_incarnation_planted_leads_no_mount_out_of_the_ro
         isolation.entries.push(entry("/local/etc/kept", bind(&source, true)));
         isolation.entries.push(entry("/local/etc/made", bind(&source, true)));
         let spec = isolated(task.shell("cat /local/etc/kept; exec sleep 1000"), &isolation);
-        let mut peer = host
-            .start(&task, holdfast_executor::client::StartMode::Fresh)
-            .await
-            .unwrap();
+        let mut peer = host.start(&task, StartMode::Fresh).await.unwrap();
         // Whether it is followed inside the root or refused, nothing outside is covered, made or changed.
         match crate::host::launch(&mut peer, spec).await {
             Ok(_) => {

@@ -4,11 +4,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use holdfast_executor::client::StartMode;
 use holdfast_record::{Isolation, MountFlags, Propagation, Root, RootBase, Unveiled, What};
 use holdfast_wire::executor_v1::TaskSpec;
 
-use crate::host::{Host, Task, eventually, is_root, kill, launch, left, pids_holding};
+use crate::host::{Host, StartMode, Task, eventually, is_root, kill, launch, left, pids_holding};
 use crate::isolation::{Mounts, as_nobody, bind, entry, holdfast_view, isolated, tmpfs};
 
 /// What there is to go wrong with.

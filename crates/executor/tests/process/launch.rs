@@ -5,12 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use holdfast_executor::client::StartMode;
 use holdfast_record::Status;
 use holdfast_wire::executor_v1::identify_response::State;
 use holdfast_wire::executor_v1::{Credentials, IdentifyRequest, Output, StopRequest, TaskSpec, output, task_result};
 
-use crate::host::{Host, Task, eventually, is_root, launch, left, lives, status_field, wait};
+use crate::host::{Host, StartMode, Task, eventually, is_root, launch, left, lives, status_field, wait};
 
 #[tokio::test]
 async fn an_exit_code_is_told_and_on_disk_w2() {

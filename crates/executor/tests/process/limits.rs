@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use holdfast_executor::client::StartMode;
 use holdfast_wire::executor_v1::{Limits, Placement, TaskSpec, UpdateRequest};
 
-use crate::host::{Host, kill, launch, left};
+use crate::host::{Host, StartMode, kill, launch, left};
 use crate::stop::kill_now;
 
 fn limited(spec: TaskSpec, limits: Limits, strict_limits: bool) -> TaskSpec {

@@ -37,7 +37,7 @@ async fn hostile(task: &Task) -> Peer {
     });
     let mut child = nice.join().unwrap();
     eventually("the executor", || match fs::read(&ready) {
-        Ok(content) if content == b"R" => Ok(()),
+        Ok(content) if content.starts_with(b"R") => Ok(()),
         _ => Err(text(&fs::read(task.logs.join("executor.err")).unwrap())),
     });
     // It is reaped when it ends, lest it look alive.

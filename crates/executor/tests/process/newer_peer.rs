@@ -25,7 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tower::service_fn;
 
-use crate::host::{Host, Task, left, wait};
+use crate::host::{Host, StartMode, Task, left, wait};
 
 /// Messages as bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -181,7 +181,7 @@ async fn stand_between(host: &Host, task: &Task, of_identify: Vec<u8>) -> (std::
 async fn every_call_works_between_peers_that_are_newer_than_each_other() {
     let host = Host::new();
     let task = host.task("main");
-    let direct = host.start(&task, client::StartMode::Fresh).await.unwrap();
+    let direct = host.start(&task, StartMode::Fresh).await.unwrap();
     // The fields of protobuf's merging: what comes last holds.
     let newer = holdfast_wire::executor_v1::IdentifyResponse {
         state: 99,

@@ -6,11 +6,10 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 
-use holdfast_executor::client::StartMode;
 use holdfast_record::{Notice, Status};
 use holdfast_wire::executor_v1::{CommitRequest, Ending, Limits, TaskSpec};
 
-use crate::host::{Host, Task, eventually, gone, kill, left, lives, wait};
+use crate::host::{Host, StartMode, Task, eventually, gone, kill, left, lives, wait};
 use crate::stop::{kill_now, stop};
 
 const LIMIT: i64 = 8 << 20;

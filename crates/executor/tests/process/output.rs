@@ -2,10 +2,9 @@
 
 use std::fs;
 
-use holdfast_executor::client::StartMode;
 use holdfast_wire::executor_v1::{CommitRequest, TaskSpec, task_result};
 
-use crate::host::{Host, kill, left, wait};
+use crate::host::{Host, StartMode, kill, left, wait};
 
 #[tokio::test]
 async fn output_is_complete_over_many_files_l1_l2() {

@@ -5,10 +5,9 @@ use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use holdfast_executor::client::StartMode;
 use holdfast_wire::executor_v1::{CommitRequest, Output, TaskSpec, output, task_result};
 
-use crate::host::{Host, Task, eventually, kill, launch, left, wait};
+use crate::host::{Host, StartMode, Task, eventually, kill, launch, left, wait};
 
 fn to_path(path: &Path) -> Option<Output> {
     Some(Output {

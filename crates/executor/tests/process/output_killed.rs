@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use holdfast_executor::client::{Peer, StartMode};
+use holdfast_executor::client::Peer;
 use holdfast_wire::executor_v1::{CommitRequest, TaskSpec, task_result};
 
-use crate::host::{Host, Task, eventually, is_root, kill, left, wait};
+use crate::host::{Host, StartMode, Task, eventually, is_root, kill, left, wait};
 use crate::output_disk::Disk;
 
 /// Executors that are killed in turn.

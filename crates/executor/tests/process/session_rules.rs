@@ -1,9 +1,8 @@
 //! What holds for every session: the task's attributes, its time limit, the cap, and its end.
 
-use holdfast_executor::client::StartMode;
 use holdfast_wire::executor_v1::{Credentials, IoPriority, Rlimit, io_priority};
 
-use crate::host::{Host, eventually, gone, is_root, kill, launch, left, lives, text};
+use crate::host::{Host, StartMode, eventually, gone, is_root, kill, launch, left, lives, text};
 use crate::session::{Session, exec};
 use crate::session_many::sessions_gone;
 use crate::stop::kill_now;

@@ -6,11 +6,11 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
-use holdfast_executor::client::{self, ConnectError, Peer, StartMode};
+use holdfast_executor::client::{self, ConnectError, Peer};
 use holdfast_record::{BootId, SupervisionDir};
 use holdfast_wire::executor_v1::{ExecRequest, IdentifyRequest};
 
-use crate::host::{Host, Task, binary, eventually, is_root, kill, lives, signal, text};
+use crate::host::{Host, StartMode, Task, binary, eventually, is_root, kill, lives, signal, text};
 use crate::stop::kill_now;
 
 /// Until it is there.
