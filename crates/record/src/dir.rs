@@ -14,7 +14,7 @@ use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::durable::{self, Durability};
 use crate::extra::{self, Format};
@@ -22,12 +22,12 @@ use crate::{Intent, Notices, ProcessIdentity, RECORD_VERSION, Record, RecordErro
 
 /// The files of a supervision directory.
 pub mod names {
-    /// flock(2) held by the executor for its life.
-    pub const LOCK: &str = "lock";
     /// Written by the driver, with the folder.
     pub const INTENT: &str = "intent.json";
     /// Written by the executor, replaced atomically.
     pub const RECORD: &str = "record.json";
+    /// A link to [`INTENT`]: somebody answers for the task.
+    pub const COMMITTED: &str = "committed";
     /// Written by init: fixed size, pre-filled, checksummed.
     pub const EXIT: &str = "exit";
     /// Written by the executor; its presence means that the task is over.
@@ -165,7 +165,29 @@ impl SupervisionDir {
 
     /// What the executor wrote; `None` before the task was launched.
     pub fn record(&self) -> Result<Option<Record>, RecordError> {
-        self.read_json(names::RECORD)
+        let mut record: Option<Record> = self.read_json(names::RECORD)?;
+        if let Some(record) = &mut record
+            && !record.committed
+        {
+            record.committed = self.is_committed()?;
+        }
+        Ok(record)
+    }
+
+    /// Says that somebody answers for the task from now on. A link costs no file, where the record anew would cost one.
+    pub fn commit(&self) -> Result<(), RecordError> {
+        match linkat(&self.dir, names::INTENT, &self.dir, names::COMMITTED, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(e) => Err(self.failure("make", &self.path.join(names::COMMITTED), e.into())),
+        }
+    }
+
+    fn is_committed(&self) -> Result<bool, RecordError> {
+        match fstatat(&self.dir, names::COMMITTED, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(e) => Err(self.failure("stat", &self.path.join(names::COMMITTED), e.into())),
+        }
     }
 
     /// Replaces the record: temporary file and rename, no sync.
@@ -216,18 +238,18 @@ impl SupervisionDir {
         self.write_json(names::TOLD, told, Durability::Process)
     }
 
-    /// Becomes the one that may act as the task's executor. `None`: somebody else is. Never blocks.
+    /// Becomes the one that may act as the task's executor. `None`: somebody else is. Never blocks. The folder itself is locked
+    /// (flock(2)), by a description of its own.
     pub fn lock(&self) -> Result<Option<Lock>, RecordError> {
-        let path = || self.path.join(names::LOCK);
         self.check()?;
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let file = openat(&self.dir, names::LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map_err(|e| self.failure("open", &path(), e.into()))?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let file =
+            openat(&self.dir, ".", flags, Mode::empty()).map_err(|e| self.failure("open", &self.path, e.into()))?;
         let file = File::from(file);
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(e)) => return Err(RecordError::io("lock", &path(), e)),
+            Err(TryLockError::Error(e)) => return Err(RecordError::io("lock", &self.path, e)),
         }
         // A folder that was removed before the lock was had is nobody's to act on.
         self.check()?;

@@ -210,10 +210,10 @@ fn folders_and_files_are_the_owners_alone() {
     let dir = place.create("aaaaaaaa");
     dir.write_record(&record()).unwrap();
     dir.write_result(&result(Status::Exited(0))).unwrap();
-    let _lock = dir.lock().unwrap().unwrap();
+    dir.commit().unwrap();
     assert_eq!(mode(&place.root), 0o700);
     assert_eq!(mode(dir.path()), 0o700);
-    for name in [names::INTENT, names::RECORD, names::RESULT, names::LOCK] {
+    for name in [names::INTENT, names::RECORD, names::RESULT, names::COMMITTED] {
         assert_eq!(mode(&dir.path().join(name)), 0o600, "{name}");
     }
 }
@@ -507,6 +507,26 @@ fn a_reader_sees_the_old_record_or_the_new_one() {
             reads += 1;
         }
     });
+}
+
+#[test]
+fn a_task_is_committed_by_its_record_or_by_a_link_that_is_there() {
+    let place = Place::new();
+    let dir = place.create("aaaaaaaa");
+    let committed = || dir.record().unwrap().map(|record| record.committed);
+    assert_eq!(committed(), None);
+    let mut record = record();
+    record.committed = false;
+    dir.write_record(&record).unwrap();
+    assert_eq!(committed(), Some(false));
+    dir.commit().unwrap();
+    dir.commit().unwrap();
+    assert_eq!(committed(), Some(true));
+    dir.intent().unwrap();
+    fs::remove_file(dir.path().join(names::COMMITTED)).unwrap();
+    record.committed = true;
+    dir.write_record(&record).unwrap();
+    assert_eq!(committed(), Some(true));
 }
 
 #[test]

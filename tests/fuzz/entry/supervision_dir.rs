@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
             names::RESULT,
             names::NOTICES,
             names::TOLD,
-            names::LOCK,
+            names::COMMITTED,
             names::LOG,
             names::STDOUT,
             names::EVENTS,

@@ -605,10 +605,11 @@ impl Supervisor {
             Command::Commit(caller, reply) => {
                 living.commit_until = None;
                 living.record.committed = true;
-                if let Some(caller) = caller {
-                    living.attendance.begin(&mut living.record, &caller);
+                let attends = caller.is_some_and(|caller| living.attendance.begin(&mut living.record, &caller));
+                // Not every file system has links.
+                if attends || self.dir.commit().is_err() {
+                    self.write_record(living);
                 }
-                self.write_record(living);
                 point::reached(Point::CommitRecorded);
                 self.tell_again(living);
                 let _ = reply.send(Ok(()));

@@ -1,12 +1,13 @@
 //! Sockets that go missing, or are somebody else's: cannot connect is not dead.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Stdio;
 
-use holdfast_executor::client::{self, ConnectError, Peer};
+use holdfast_executor::client::{self, ConnectError, Launcher, Peer};
 use holdfast_record::{BootId, SupervisionDir};
 use holdfast_wire::executor_v1::{ExecRequest, IdentifyRequest};
 
@@ -169,13 +170,31 @@ async fn a_stopped_executor_is_neither_replaced_nor_dead_and_answers_when_it_goe
 }
 
 #[tokio::test]
-async fn a_lock_that_was_removed_gives_a_living_executor_no_second_one() {
+async fn a_lock_that_is_lost_gives_a_living_executor_no_second_one() {
     let host = Host::new();
     let (task, peer, _) = running(&host).await;
-    fs::remove_file(task.dir.path().join("lock")).unwrap();
-    let error = host.start(&task, StartMode::Adopt).await.unwrap_err().to_string();
+    let path = task.dir.path();
+    let (aside, copy) = (path.with_extension("aside"), path.with_extension("copy"));
+    let move_all = |from: &Path, to: &Path| {
+        for entry in fs::read_dir(from).unwrap() {
+            let name = entry.unwrap().file_name();
+            fs::rename(from.join(&name), to.join(&name)).unwrap();
+        }
+    };
+    // As when somebody restores a backup: the same files in another folder, which nobody has locked.
+    fs::rename(path, &aside).unwrap();
+    fs::DirBuilder::new().mode(0o700).create(path).unwrap();
+    move_all(&aside, path);
+    let other = SupervisionDir::open(path).unwrap();
+    assert!(other.lock().unwrap().is_some());
+    let launcher = Launcher::new(binary().into());
+    let error = launcher.adopt(&other, &[]).await.unwrap_err().to_string();
     assert!(error.contains(&format!("lives: pid {}", peer.identity.pid)), "{error}");
-    works(&mut client::connect(&task.dir).await.unwrap()).await;
+    works(&mut client::connect(&other).await.unwrap()).await;
+    move_all(path, &aside);
+    fs::rename(path, &copy).unwrap();
+    fs::rename(&aside, path).unwrap();
+    fs::remove_dir(&copy).unwrap();
     kill_now(peer).await;
 }
 
