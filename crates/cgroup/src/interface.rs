@@ -1,15 +1,16 @@
 //! The files in a cgroup directory: how they are read, written and kept open.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use holdfast_sys::file::read_virtual_text;
 use nix::errno::Errno;
 
 /// The content, with its end trimmed.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
-    Ok(fs::read_to_string(path)?.trim_ascii_end().to_owned())
+    Ok(read_virtual_text(path)?.trim_ascii_end().to_owned())
 }
 
 /// One write(2) of `value` to a file that exists; the kernel takes it whole or refuses it.
@@ -91,6 +92,8 @@ impl HeldFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,10 +1,13 @@
 //! Which cgroups are a task's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use holdfast_sys::file::read_virtual_text;
 
 use crate::v1::{cpuset, devices};
 use crate::{ROOT, SessionScope, Version, directory, override_path, shared};
@@ -93,7 +96,7 @@ impl Scope {
     /// On v2 that is the scope itself, `ROOT/<parent>/<share|reserve>/<alloc>.<task>.scope`. On v1 it is only the cpuset part,
     /// `ROOT/cpuset/<parent>/share` or `…/reserve/<alloc>.<task>`; the others follow from it.
     pub fn of_task(version: Version, cpuset_cgroup: &Path, alloc_id: &str, task: &str) -> Result<Scope, ScopeError> {
-        let membership = fs::read_to_string("/proc/self/cgroup").map_err(|source| ScopeError::Io {
+        let membership = read_virtual_text(Path::new("/proc/self/cgroup")).map_err(|source| ScopeError::Io {
             action: "find the calling process's",
             path: PathBuf::from("/proc/self/cgroup"),
             source,
@@ -341,7 +344,7 @@ impl Scope {
             };
         }
         for dir in self.join.iter().chain(&self.own) {
-            if directory::make(dir)? {
+            if directory::make(dir)? && self.version == Version::V2 {
                 directory::enable_controllers(dir);
             }
         }
@@ -422,7 +425,20 @@ impl Hierarchies {
 
 /// A plain directory of the tmpfs below the v1 mounts is none.
 pub(crate) fn is_hierarchy(path: &Path) -> bool {
-    crate::procs_file(path).exists()
+    // A mounted one stays; each start asks for seven of them, and some again.
+    static MOUNTED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    if !path.starts_with(ROOT) {
+        return crate::procs_file(path).exists();
+    }
+    let mut mounted = MOUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if mounted.contains(path) {
+        return true;
+    }
+    let is_there = crate::procs_file(path).exists();
+    if is_there {
+        mounted.insert(path.to_owned());
+    }
+    is_there
 }
 
 /// `<parent>` of `<parent>/share` and `<parent>/reserve/<scope>`.

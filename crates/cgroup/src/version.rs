@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 
@@ -23,6 +24,15 @@ pub(crate) const REQUIRED: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"]
 /// The version that the agent uses on this host. `None`: it uses no cgroups, because none are mounted, a required
 /// controller is missing, or this process may not write to them.
 pub fn version() -> Option<Version> {
+    // As the agent, which asks once: it does not change under a running system.
+    static FOUND: OnceLock<Version> = OnceLock::new();
+    FOUND
+        .get()
+        .copied()
+        .or_else(|| look().map(|found| *FOUND.get_or_init(|| found)))
+}
+
+fn look() -> Option<Version> {
     let root = Path::new(ROOT);
     // One call, where the list of all mounts, which the agent reads, may be long.
     let mounted = match statfs(root).ok()?.filesystem_type() {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,8 +63,15 @@ impl PartialEq<str> for BootId {
 /// [`BootId`] of his own instead of calling this; no environment variable changes it.
 pub fn boot_id() -> io::Result<BootId> {
     const FILE: &str = "/proc/sys/kernel/random/boot_id";
+    // A process sees one boot.
+    static CURRENT: OnceLock<BootId> = OnceLock::new();
+    if let Some(current) = CURRENT.get() {
+        return Ok(current.clone());
+    }
     let text = fs::read_to_string(FILE).map_err(|e| io::Error::new(e.kind(), format!("cannot read {FILE}: {e}")))?;
-    BootId::parse(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: {e}")))
+    let current =
+        BootId::parse(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE}: {e}")))?;
+    Ok(CURRENT.get_or_init(|| current).clone())
 }
 
 #[cfg(test)]

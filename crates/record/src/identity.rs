@@ -1,7 +1,9 @@
 //! What makes a pid trustworthy.
 
 use std::io;
+use std::sync::OnceLock;
 
+use holdfast_sys::file::read_virtual;
 use holdfast_sys::process::PidFd;
 use nix::errno::Errno;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -44,8 +46,13 @@ impl ProcessIdentity {
 
     /// The identity of the calling process.
     pub fn of_self() -> io::Result<ProcessIdentity> {
+        static OWN: OnceLock<ProcessIdentity> = OnceLock::new();
+        if let Some(own) = OWN.get() {
+            return Ok(*own);
+        }
         let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
-        ProcessIdentity::of(&PidFd::open(pid)?)
+        let own = ProcessIdentity::of(&PidFd::open(pid)?)?;
+        Ok(*OWN.get_or_init(|| own))
     }
 
     /// Opens the process. `None`: it is gone, or its pid belongs to a stranger now. A process that has ended and has not
@@ -89,7 +96,7 @@ fn is_absence(error: &io::Error) -> bool {
 fn start_ticks(pid: i32) -> io::Result<u64> {
     let path = format!("/proc/{pid}/stat");
     // Read first: an error of the kernel's keeps its number, which tells a process that is gone.
-    let stat = std::fs::read(&path)?;
+    let stat = read_virtual(path.as_ref())?;
     parse_start_ticks(&stat)
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{path} tells no start time: {e}")))
 }

@@ -1,8 +1,9 @@
 //! What this process may give to a task of what takes a privilege. A task's executor inherits it.
 
-use std::fs;
 use std::io;
+use std::path::Path;
 
+use holdfast_sys::file::read_virtual_text;
 use holdfast_sys::limit;
 use thiserror::Error;
 
@@ -114,7 +115,7 @@ fn current_nice() -> Result<i32, PrivilegesError> {
 }
 
 fn read(path: &'static str) -> Result<String, PrivilegesError> {
-    fs::read_to_string(path).map_err(|source| PrivilegesError { path, source })
+    read_virtual_text(Path::new(path)).map_err(|source| PrivilegesError { path, source })
 }
 
 fn number<T: std::str::FromStr>(path: &'static str) -> Result<T, PrivilegesError> {

@@ -1,7 +1,8 @@
 //! Files: locks, FIFOs, opening beneath a folder.
 
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +47,33 @@ pub fn open_beneath(dir: impl AsFd, path: &Path, flags: i32, mode: u32) -> io::R
         )
     };
     opened(answer as libc::c_int)
+}
+
+/// Reads a file of the kernel's (proc(5), cgroups(7)), whose size is not known before: mostly in one read(2) and one that finds the
+/// end, where growing a small buffer takes four more.
+pub fn read_virtual(path: &Path) -> io::Result<Vec<u8>> {
+    const LEAST: usize = 4096;
+    let mut file = File::open(path)?;
+    let mut content = vec![0; LEAST];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut content[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        if filled == content.len() {
+            content.resize(2 * filled, 0);
+        }
+    }
+    content.truncate(filled);
+    Ok(content)
+}
+
+/// [`read_virtual`] of a text.
+pub fn read_virtual_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_virtual(path)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// Opens relative to a folder (openat(2)). Always close-on-exec.

@@ -31,6 +31,10 @@ impl From<PidFd> for OwnedFd {
     }
 }
 
+const INFO_PID: u32 = 1 << 0;
+const INFO_EXIT: u32 = 1 << 3;
+const INFO_SIZE: usize = 64;
+
 impl PidFd {
     /// pidfd_open(2). ESRCH: there is no such process.
     pub fn open(pid: i32) -> io::Result<Self> {
@@ -95,8 +99,15 @@ impl PidFd {
         Ok(stat.st_ino)
     }
 
-    /// The process id; `None` once it has been reaped, or outside this process's PID namespace (proc(5), fdinfo).
+    /// The process id; `None` once it has been reaped, or outside this process's PID namespace (ioctl PIDFD_GET_INFO,
+    /// else proc(5), fdinfo).
     pub fn pid(&self) -> io::Result<Option<i32>> {
+        match self.info(INFO_PID) {
+            Ok(info) => return Ok(Some(info[4].cast_signed())),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            // Before Linux 6.13.
+            Err(_) => {}
+        }
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
         let pid = info
             .lines()
@@ -118,25 +129,25 @@ impl PidFd {
     /// How a process ended that may be somebody else's child and may have been reaped (ioctl PIDFD_GET_INFO with
     /// PIDFD_INFO_EXIT, Linux 6.15). `None`: still alive, or the kernel cannot tell.
     pub fn exit_status(&self) -> io::Result<Option<ExitStatus>> {
-        // include/uapi/linux/pidfd.h: mask, cgroup id, then ids, then the exit code at byte 60.
-        const INFO_EXIT: u64 = 1 << 3;
-        const SIZE: usize = 64;
-        const REQUEST: libc::c_ulong = (3 << 30) | ((SIZE as libc::c_ulong) << 16) | (0xff << 8) | 11;
-        let mut info = [0u32; SIZE / 4];
-        info[0] = INFO_EXIT as u32;
-        // SAFETY: room for the structure of the size that the request names.
-        let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), REQUEST as _, info.as_mut_ptr()) };
-        if answer < 0 {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
+        match self.info(INFO_EXIT) {
+            Ok(info) if info[0] & INFO_EXIT == 0 => Ok(None),
+            Ok(info) => Ok(Some(of_wait_status(info[15].cast_signed()))),
+            Err(e) => match e.raw_os_error() {
                 Some(libc::ENOTTY | libc::EINVAL | libc::ESRCH) => Ok(None),
-                _ => Err(error),
-            };
+                _ => Err(e),
+            },
         }
-        if u64::from(info[0]) & INFO_EXIT == 0 {
-            return Ok(None);
-        }
-        Ok(Some(of_wait_status(info[15].cast_signed())))
+    }
+
+    /// ioctl PIDFD_GET_INFO (include/uapi/linux/pidfd.h): mask and cgroup id, 64 bits each, then ids of 32 bits, the pid first, and the
+    /// exit code as the last.
+    fn info(&self, wanted: u32) -> io::Result<[u32; INFO_SIZE / 4]> {
+        const REQUEST: libc::c_ulong = (3 << 30) | ((INFO_SIZE as libc::c_ulong) << 16) | (0xff << 8) | 11;
+        let mut info = [0; INFO_SIZE / 4];
+        info[0] = wanted;
+        // SAFETY: room for the structure of the size that the request names.
+        checked(unsafe { libc::ioctl(self.0.as_raw_fd(), REQUEST as _, info.as_mut_ptr()) })?;
+        Ok(info)
     }
 
     /// Reaps an own child if it has ended (waitid(2), P_PIDFD). `None`: it lives. ECHILD: it is not ours.

@@ -100,7 +100,10 @@ async fn what_stragglers_write_is_collected_without_the_executor_and_the_drain_e
         .collect();
     let holds = |name: &str| descriptors.contains(&task.dir.path().join(name));
     assert!(holds(names::STDOUT), "{descriptors:?}");
-    assert!(!holds(""), "a descriptor of the folder could hold its lock: {descriptors:?}");
+    assert!(
+        !holds(""),
+        "a descriptor of the folder could hold its lock: {descriptors:?}"
+    );
     assert!(!pidfd.has_exited().unwrap(), "the straggler still has its output");
     fs::write(task.logs.join("go"), "").unwrap();
     assert!(straggler.wait().unwrap().success());
