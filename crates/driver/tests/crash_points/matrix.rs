@@ -172,7 +172,7 @@ fn ways(point: Point) -> &'static [(Scenario, u32)] {
         | Point::SocketBound
         | Point::SocketNamed
         | Point::ListeningTold => &[(Start, 1), (Adopt, 1)],
-        Point::RecordWritten | Point::RecordReplaced => &[(Start, 1), (Start, 2), (Stop, 1), (Adopt, 1)],
+        Point::RecordWritten | Point::RecordReplaced => &[(Start, 1), (Stop, 1), (Adopt, 1)],
         Point::InitSawExit | Point::ExitRecorded | Point::ExitTold | Point::MainReaped => {
             &[(Exit, 1), (ExitIsolated, 1), (Signal, 1)]
         }
