@@ -32,6 +32,7 @@ func TestJobs(t *testing.T) {
 				{"DisabledLogsAreHonoured_L6", disabledLogs},
 				{"AStartThatFailsIsExplained_S2", failureIsExplained},
 				{"TheDriverIsKilledAndTheTaskGoesOn_R5", driverIsKilled},
+				{"EndsWithItsExecutorIfItWantsNoOther", endsWithItsExecutor},
 				{"ManyTasksWaitAtOnce_W1", manyTasks},
 			} {
 				t.Run(test.name, func(t *testing.T) {
