@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use holdfast_executor::client::Peer;
 use holdfast_executor::pump::{Pump, Stream};
 use holdfast_executor::spool::Spool;
 use holdfast_wire::executor_v1::{
@@ -289,24 +290,30 @@ async fn with_drop_a_full_log_disk_stops_no_task_and_every_byte_is_accounted_for
     assert_eq!(told_losses(&log(&task)), all.len() - before, "{}", log(&task));
 }
 
+/// A script whose output has filled its disk, which refuses more for as long as its `filler` is there.
+pub async fn refused(host: &Host, script: &str) -> (Disk, Task, Peer) {
+    let disk = Disk::small(host, 2048);
+    fs::write(disk.folder.join("filler"), vec![0; 1800 << 10]).unwrap();
+    let task = host.task("main");
+    let spec = TaskSpec {
+        stdout: disk.output(&task, "stdout", false),
+        ..task.shell(script)
+    };
+    let (peer, _) = host.launch(&task, spec).await;
+    eventually("the disk's refusal", || {
+        let log = log(&task);
+        log.contains("trying again").then_some(()).ok_or(log)
+    });
+    (disk, task, peer)
+}
+
 #[tokio::test]
 async fn with_block_the_task_waits_for_a_full_log_disk_and_nothing_is_lost() {
     if !is_root() {
         return;
     }
     let host = Host::new();
-    let disk = Disk::small(&host, 2048);
-    fs::write(disk.folder.join("filler"), vec![0; 1800 << 10]).unwrap();
-    let task = host.task("main");
-    let spec = TaskSpec {
-        stdout: disk.output(&task, "stdout", false),
-        ..task.shell("seq 1 200000; touch passed")
-    };
-    let (mut peer, _) = host.launch(&task, spec).await;
-    eventually("the disk's refusal", || {
-        let log = log(&task);
-        log.contains("trying again").then_some(()).ok_or(log)
-    });
+    let (disk, task, mut peer) = refused(&host, "seq 1 200000; touch passed").await;
     stands_still(&disk.folder.join("main.stdout.0")).await;
     assert!(!task.logs.join("passed").exists(), "it waits");
     fs::remove_file(disk.folder.join("filler")).unwrap();

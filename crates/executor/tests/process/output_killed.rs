@@ -8,7 +8,7 @@ use holdfast_executor::client::Peer;
 use holdfast_wire::executor_v1::{CommitRequest, TaskSpec, task_result};
 
 use crate::host::{Host, StartMode, Task, eventually, is_root, kill, left, wait};
-use crate::output_disk::Disk;
+use crate::output_disk::{Disk, refused};
 
 /// Executors that are killed in turn.
 const KILLS: u32 = 250;
@@ -129,19 +129,9 @@ async fn what_waits_for_a_full_disk_survives_the_executors_that_are_killed_meanw
         return;
     }
     let host = Host::new();
-    let disk = Disk::small(&host, 2048);
-    fs::write(disk.folder.join("filler"), vec![0; 1800 << 10]).unwrap();
-    let task = host.task("main");
-    let spec = TaskSpec {
-        stdout: disk.output(&task, "stdout", false),
-        ..task.shell("seq 1 200000; while [ ! -e go ]; do sleep 0.02; done")
-    };
-    let (mut peer, _) = host.launch(&task, spec).await;
+    let script = "seq 1 200000; while [ ! -e go ]; do sleep 0.02; done";
+    let (disk, task, mut peer) = refused(&host, script).await;
     peer.executor.commit(CommitRequest {}).await.unwrap();
-    eventually("the disk's refusal", || {
-        let log = fs::read_to_string(task.dir.path().join("executor.log")).unwrap();
-        log.contains("trying again").then_some(()).ok_or(log)
-    });
     let (peer, amid) = killed_again_and_again(&host, &task, peer, 20).await;
     assert_eq!(amid, 20, "all had output that could not be written");
     fs::remove_file(disk.folder.join("filler")).unwrap();
