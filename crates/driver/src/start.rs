@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_executor::client::Fresh;
+use holdfast_executor::protocol;
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, names,
@@ -319,9 +320,17 @@ async fn launch(
             return Err((failure, Some(pidfd)));
         }
     };
-    let request = LaunchRequest { task: Some(spec) };
+    let request = LaunchRequest {
+        task: Some(spec),
+        protocol: protocol::SPOKEN,
+        oldest_protocol: protocol::OLDEST,
+    };
     let answer = match tokio::time::timeout(LAUNCH_BOUND, executor.launch(request)).await {
         Ok(Ok(answer)) => answer.into_inner(),
+        Ok(Err(status)) if !has_answered(&status) => {
+            let reason = launcher.ended(&pidfd, dir).await;
+            return Err((Failure::Retryable(format!("{EXECUTOR_FAILED}: {reason}")), Some(pidfd)));
+        }
         Ok(Err(status)) => return Err((launch_failure(&status), Some(pidfd))),
         Err(_) => {
             let failure = format!("{LAUNCH_FAILED}: no answer within {} s", LAUNCH_BOUND.as_secs());
@@ -375,15 +384,15 @@ fn identity(wire: executor_v1::ProcessIdentity) -> ProcessIdentity {
 /// (S-2).
 fn launch_failure(status: &tonic::Status) -> Failure {
     let message = format!("{LAUNCH_FAILED}: {}", status.message());
-    // A connection that broke has an error of its own, and any code.
-    let has_answered = std::error::Error::source(status).is_none();
     match status.code() {
-        // An executor that lives says these; the transport has several codes for one that died on the way.
-        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented if has_answered => {
-            Failure::Final(message)
-        }
+        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Failure::Final(message),
         _ => Failure::Retryable(message),
     }
+}
+
+/// A connection that broke has an error of its own, and any code.
+fn has_answered(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_none()
 }
 
 fn record_failure(e: RecordError) -> Failure {

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::protocol::{self, Versions};
+use crate::protocol::Versions;
 use crate::server::BIND_AGAIN;
 
 /// How long an executor may take until it listens; it needs a millisecond.
@@ -81,8 +81,8 @@ pub enum LaunchError {
         /// Which step failed, and why.
         reason: String,
     },
-    /// It ended before it listened.
-    #[error("executor {} ended before it listened: {reason}", path.display())]
+    /// It ended before it had launched its task.
+    #[error("executor {} ended before its task was launched: {reason}", path.display())]
     Ended {
         /// The program.
         path: PathBuf,
@@ -138,23 +138,45 @@ impl Launcher {
         Self { executor }
     }
 
-    /// Starts an executor on a supervision directory and returns when it listens. It lives in `shared_cgroups` (made if they are
+    /// Starts an executor on a supervision directory, with a connection to it: what is asked of it is answered once it is ready. It lives in `shared_cgroups` (made if they are
     /// missing): one directory on v2, into which it is cloned; any number on v1, which it enters itself.
     pub async fn start(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<Fresh, LaunchError> {
-        let (pidfd, versions) = self.listening(dir, shared_cgroups, StartMode::Fresh).await?;
-        match connect_child(dir, &pidfd, versions).await {
-            Ok(executor) => Ok(Fresh { pidfd, executor }),
-            // Nobody else could end it: it waits for its task.
+        let failed = |reason: String| self.failed(reason);
+        let (ours, theirs) =
+            std::os::unix::net::UnixStream::pair().map_err(|e| failed(format!("making a connection: {e}")))?;
+        let pidfd = self.spawn(dir, shared_cgroups, StartMode::Fresh, theirs.as_fd())?;
+        drop(theirs);
+        point::reached(Point::ExecutorCloned);
+        let connected = async {
+            ours.set_nonblocking(true)?;
+            let stream = UnixStream::from_std(ours)?;
+            channel(stream).await.map_err(io::Error::other)
+        };
+        match connected.await {
+            Ok(channel) => {
+                point::reached(Point::ExecutorConnected);
+                Ok(Fresh {
+                    pidfd,
+                    executor: ExecutorClient::new(channel),
+                })
+            }
             Err(e) => {
                 kill_child(&pidfd).await;
-                Err(e.into())
+                Err(failed(format!("speaking to it: {e}")))
             }
+        }
+    }
+
+    fn failed(&self, reason: String) -> LaunchError {
+        LaunchError::Start {
+            path: self.executor.clone(),
+            reason,
         }
     }
 
     /// Starts one in the place of a dead one, on the task that the record names.
     pub async fn adopt(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<Peer, LaunchError> {
-        let (pidfd, _) = self.listening(dir, shared_cgroups, StartMode::Adopt).await?;
+        let pidfd = self.listening(dir, shared_cgroups).await?;
         match connect(dir).await {
             Ok(peer) => Ok(peer),
             // An executor that adopted a task which is over has told its result and left; it is this process's child.
@@ -166,25 +188,22 @@ impl Launcher {
         }
     }
 
-    async fn listening(
-        &self,
-        dir: &SupervisionDir,
-        shared_cgroups: &[PathBuf],
-        mode: StartMode,
-    ) -> Result<(PidFd, Versions), LaunchError> {
-        let Started { pidfd, ready } = self.spawn(dir, shared_cgroups, mode)?;
+    /// An executor that adopts, once it listens.
+    async fn listening(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<PidFd, LaunchError> {
+        let (ready, theirs) = socket::pipe().map_err(|e| self.failed(format!("making a pipe: {e}")))?;
+        let pidfd = self.spawn(dir, shared_cgroups, StartMode::Adopt, theirs.as_fd())?;
+        drop(theirs);
         point::reached(Point::ExecutorCloned);
-        match tokio::time::timeout(LISTENING_BOUND, listening(ready)).await {
-            Ok(Some(versions)) => Ok((pidfd, versions)),
-            Ok(None) => {
-                let _ = tokio::time::timeout(Duration::from_secs(1), ended(&pidfd)).await;
-                let _ = pidfd.wait();
-                let path = self.executor.clone();
-                Err(LaunchError::Ended {
-                    path,
-                    reason: last_lines(dir),
-                })
+        let listening = async {
+            let mut byte = [0];
+            match Registered::new(ready, Interest::READABLE) {
+                Ok(ready) => matches!(ready.read(&mut byte).await, Ok(1)),
+                Err(_) => false,
             }
+        };
+        match tokio::time::timeout(LISTENING_BOUND, listening).await {
+            Ok(true) => Ok(pidfd),
+            Ok(false) => Err(self.ended(&pidfd, dir).await),
             Err(_) => {
                 kill_child(&pidfd).await;
                 Err(LaunchError::Silent {
@@ -194,17 +213,28 @@ impl Launcher {
         }
     }
 
-    fn spawn(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf], mode: StartMode) -> Result<Started, LaunchError> {
-        let failed = |reason: String| LaunchError::Start {
+    /// Why an executor that this process has started does not answer any more: it has ended.
+    pub async fn ended(&self, pidfd: &PidFd, dir: &SupervisionDir) -> LaunchError {
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended(pidfd)).await;
+        let _ = pidfd.wait();
+        LaunchError::Ended {
             path: self.executor.clone(),
-            reason,
-        };
+            reason: last_lines(dir),
+        }
+    }
+
+    /// `to_launcher` is what it speaks to this process by.
+    fn spawn(
+        &self,
+        dir: &SupervisionDir,
+        shared_cgroups: &[PathBuf],
+        mode: StartMode,
+        to_launcher: BorrowedFd<'_>,
+    ) -> Result<PidFd, LaunchError> {
+        let failed = |reason: String| self.failed(reason);
         let io_failed = |what: &str| {
             let what = what.to_owned();
-            move |e: io::Error| LaunchError::Start {
-                path: self.executor.clone(),
-                reason: format!("{what}: {e}"),
-            }
+            move |e: io::Error| self.failed(format!("{what}: {e}"))
         };
         for path in shared_cgroups {
             std::fs::create_dir_all(path).map_err(|source| LaunchError::Cgroup {
@@ -222,7 +252,6 @@ impl Launcher {
             }
             _ => None,
         };
-        let (ready, ready_writer) = socket::pipe().map_err(io_failed("making a pipe"))?;
         let null = std::fs::File::options()
             .read(true)
             .write(true)
@@ -237,7 +266,7 @@ impl Launcher {
         .map_err(io_failed("opening executor.log"))?;
         // Above the numbers that are about to be overwritten.
         let above = |fd: BorrowedFd<'_>| file::duplicate_above(fd, 16).map_err(io_failed("duplicating a descriptor"));
-        let (null, log, ready_writer) = (above(null.as_fd())?, above(log.as_fd())?, above(ready_writer.as_fd())?);
+        let (null, log, to_launcher) = (above(null.as_fd())?, above(log.as_fd())?, above(to_launcher)?);
         let mut arguments: Vec<std::ffi::OsString> = vec![
             "holdfast-executor".into(),
             "supervise".into(),
@@ -255,7 +284,7 @@ impl Launcher {
             .duplicate(null.as_raw_fd(), 0)
             .duplicate(null.as_raw_fd(), 1)
             .duplicate(log.as_raw_fd(), 2)
-            .duplicate(ready_writer.as_raw_fd(), 3)
+            .duplicate(to_launcher.as_raw_fd(), 3)
             .change_directory("/")
             .umask(0o077)
             .default_signals()
@@ -273,23 +302,7 @@ impl Launcher {
                 failed(format!("{step}: {}", io::Error::from_raw_os_error(failure.errno)))
             }
         });
-        let (_, pidfd) = spawned?;
-        let ready = Registered::new(ready, Interest::READABLE).map_err(io_failed("watching the executor"))?;
-        Ok(Started { pidfd, ready })
-    }
-}
-
-struct Started {
-    pidfd: PidFd,
-    ready: Registered,
-}
-
-/// What an executor says of itself when it listens; `None` if it ended first.
-async fn listening(ready: Registered) -> Option<Versions> {
-    let mut said = [0; protocol::READY];
-    match ready.read(&mut said).await {
-        Ok(0) | Err(_) => None,
-        Ok(count) => Some(Versions::of_ready(&said[..count])),
+        spawned.map(|(_, pidfd)| pidfd)
     }
 }
 
@@ -326,29 +339,6 @@ fn last_lines(dir: &SupervisionDir) -> String {
         true => "it said nothing".to_owned(),
         false => lines.into_iter().rev().collect::<Vec<_>>().join("; "),
     }
-}
-
-/// Connects to an executor that this process has started on the directory. It needs not be asked who it is: the kernel says that
-/// the one who listens is the child.
-async fn connect_child(
-    dir: &SupervisionDir,
-    child: &PidFd,
-    versions: Versions,
-) -> Result<ExecutorClient<Channel>, ConnectError> {
-    let path = dir.path().join(names::SOCKET);
-    Versions::OWN.meet(versions).map_err(|reason| ConnectError::Identify {
-        path: path.clone(),
-        reason,
-    })?;
-    let (listener, executor) = connect_path(&dir.socket_address(names::SOCKET), &path).await?;
-    point::reached(Point::ExecutorConnected);
-    let pid = |process: &PidFd| process.pid().ok().flatten();
-    // Not reaped, it is still the only one with its pid.
-    if pid(&listener).is_none_or(|listening| pid(child) != Some(listening)) {
-        let reason = "another process listens there".to_owned();
-        return Err(ConnectError::Stranger { path, reason });
-    }
-    Ok(executor)
 }
 
 /// Connects to the executor of a supervision directory. Nothing is asked of a process of another user, and nothing but who it is
@@ -453,16 +443,20 @@ async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorCli
         // Before Linux 6.5.
         Err(_) => PidFd::open(credentials.pid).map_err(unreachable)?,
     };
+    let channel = channel(stream).await.map_err(|e| ConnectError::Identify {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })?;
+    Ok((pidfd, ExecutorClient::new(channel)))
+}
+
+/// Over one connection, which is not made again.
+async fn channel(stream: UnixStream) -> Result<Channel, tonic::transport::Error> {
     let mut once = Some(TokioIo::new(stream));
-    let channel = Endpoint::from_static("http://executor")
+    Endpoint::from_static("http://executor")
         .connect_with_connector(service_fn(move |_| {
             let stream = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
             async move { stream }
         }))
         .await
-        .map_err(|e| ConnectError::Identify {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        })?;
-    Ok((pidfd, ExecutorClient::new(channel)))
 }

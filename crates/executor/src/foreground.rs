@@ -115,7 +115,7 @@ impl Foreground {
         };
         let (leave, leaving) = watch::channel(false);
         let services = Services::default().with(ExecutorServer::new(service.clone()));
-        let serving = tokio::spawn(server::serve(listener, services, leaving.clone()));
+        let serving = tokio::spawn(server::serve(listener, None, services, leaving.clone()));
         Ok(Self {
             service,
             dir,
@@ -134,7 +134,7 @@ impl Foreground {
 
     /// Serves on another socket too.
     pub fn serve_also(&mut self, listener: server::Listening, services: Services) {
-        let serving = server::serve(listener, services, self.leaving.clone());
+        let serving = server::serve(listener, None, services, self.leaving.clone());
         self.serving.push(tokio::spawn(serving));
     }
 

@@ -12,9 +12,6 @@ pub const OLDEST: u32 = 1;
 /// From the first release on, both sides work with one that is this many versions older.
 const PROMISED: u32 = 2;
 
-/// Bytes of what an executor says to whoever started it once it listens: `R`, and its versions, each 32 bits in little endian.
-pub const READY: usize = 9;
-
 const _: () = assert!(
     OLDEST + PROMISED <= SPOKEN || OLDEST == 1,
     "an older peer is left behind too early"
@@ -36,29 +33,12 @@ impl Versions {
         oldest: OLDEST,
     };
 
-    /// As Identify tells them; 0 is a program from before they were told.
+    /// As Identify and Launch tell them; 0 is a program from before they were told.
     pub fn told(spoken: u32, oldest: u32) -> Versions {
         Versions {
             spoken: spoken.max(1),
             oldest: oldest.max(1),
         }
-    }
-
-    /// What an executor writes into its launcher's pipe when it listens.
-    pub fn ready(self) -> [u8; READY] {
-        let mut said = [b'R'; READY];
-        said[1..5].copy_from_slice(&self.spoken.to_le_bytes());
-        said[5..].copy_from_slice(&self.oldest.to_le_bytes());
-        said
-    }
-
-    /// The same, read. What is missing counts as not told; what follows is of a newer one, and passed over.
-    pub fn of_ready(said: &[u8]) -> Versions {
-        let number = |from: usize| {
-            let bytes = said.get(from..from + 4).and_then(|bytes| bytes.try_into().ok());
-            u32::from_le_bytes(bytes.unwrap_or_default())
-        };
-        Versions::told(number(1), number(5))
     }
 
     /// Whether the two understand each other; else why not.
@@ -88,18 +68,6 @@ mod tests {
         Versions {
             spoken,
             oldest: spoken.saturating_sub(PROMISED).max(1),
-        }
-    }
-
-    #[test]
-    fn what_is_said_when_an_executor_listens_is_read_also_of_older_and_newer_ones() {
-        let versions = of(258);
-        assert_eq!(Versions::of_ready(&versions.ready()), versions);
-        assert_eq!(Versions::of_ready(b"R"), Versions::told(0, 0));
-        let newer: Vec<u8> = versions.ready().into_iter().chain(*b"more").collect();
-        assert_eq!(Versions::of_ready(&newer), versions);
-        for length in 0..READY {
-            let _ = Versions::of_ready(&versions.ready()[..length]);
         }
     }
 

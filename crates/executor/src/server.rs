@@ -223,22 +223,33 @@ fn is_trusted(stream: &UnixStream) -> bool {
     socket::peer_credentials(stream).is_ok_and(|peer| peer.uid == 0 || peer.uid == process::effective_uid())
 }
 
-/// Serves until `leaving` says so, and then lets calls under way end within a bound.
-pub async fn serve(listening: Listening, services: Services, mut leaving: watch::Receiver<bool>) {
+/// Serves until `leaving` says so, and then lets calls under way end within a bound. `first` is a connection that is there already.
+pub async fn serve(
+    listening: Listening,
+    first: Option<UnixStream>,
+    services: Services,
+    mut leaving: watch::Receiver<bool>,
+) {
     let Listening {
         mut listener,
         mut rebinding,
     } = listening;
     let mut connections = JoinSet::new();
     let for_connections = leaving.clone();
+    let served = |stream: UnixStream| {
+        let mut services = services.clone();
+        services.caller = Caller::of(&stream);
+        connection(stream, services, for_connections.clone())
+    };
+    if let Some(stream) = first.filter(is_trusted) {
+        connections.spawn(served(stream));
+    }
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if !is_trusted(&stream) => {}
                 Ok((stream, _)) => {
-                    let mut services = services.clone();
-                    services.caller = Caller::of(&stream);
-                    connections.spawn(connection(stream, services, for_connections.clone()));
+                    connections.spawn(served(stream));
                 }
                 // Too many open files, and the like, pass.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::children::Children;
+use crate::protocol::Versions;
 use crate::session::{self, Context, SessionError, Sessions};
 use crate::supervisor::{Command, LaunchRefusal, Phase, Refusal, Snapshot, Stop};
 use crate::task::{kill_target_of, limits_of};
@@ -150,10 +151,15 @@ impl Executor for Service {
     }
 
     async fn launch(&self, request: Request<wire::LaunchRequest>) -> Answer<wire::LaunchResponse> {
-        let spec = request
-            .into_inner()
-            .task
-            .ok_or_else(|| Status::invalid_argument("a launch without a task"))?;
+        let wire::LaunchRequest {
+            task,
+            protocol,
+            oldest_protocol,
+        } = request.into_inner();
+        Versions::OWN
+            .meet(Versions::told(protocol, oldest_protocol))
+            .map_err(|reason| Status::failed_precondition(format!("who launches does not fit: {reason}")))?;
+        let spec = task.ok_or_else(|| Status::invalid_argument("a launch without a task"))?;
         if spec.task_id != self.intent.task_id {
             let message = format!(
                 "this executor is for task {:?}, not {:?}",

@@ -1,8 +1,11 @@
 //! `holdfast-executor supervise DIR READY_FD [--adopt] [CGROUP...]`: what the driver starts. Not for people.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +17,6 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
-use crate::protocol::Versions;
 use crate::server::{self, Services};
 use crate::service::Service;
 use crate::session::Sessions;
@@ -25,9 +27,18 @@ use crate::{adopt, attributes, init_binary, log};
 #[derive(Debug)]
 struct Arguments {
     dir: PathBuf,
-    ready: OwnedFd,
+    launcher: Launcher,
     adopt: bool,
     cgroups: Vec<PathBuf>,
+}
+
+/// How whoever started this executor hears of it.
+#[derive(Debug)]
+enum Launcher {
+    /// By a byte, once it can be connected to.
+    Waits(OwnedFd),
+    /// On a connection that it was born with.
+    Calls(UnixStream),
 }
 
 /// Runs to the end of the task. Errors are in the log, which is standard error.
@@ -53,11 +64,15 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Arguments> {
         .and_then(|text| text.parse().ok())
         .context("the descriptor is not a number")?;
     let ready = process::inherited_descriptor(number).with_context(|| format!("taking over descriptor {number}"))?;
+    let launcher = match FileTypeExt::is_socket(&File::from(ready.try_clone()?).metadata()?.file_type()) {
+        true => Launcher::Calls(ready.into()),
+        false => Launcher::Waits(ready),
+    };
     let mut rest = arguments.peekable();
     let adopt = rest.next_if(|argument| argument == "--adopt").is_some();
     Ok(Arguments {
         dir: dir.into(),
-        ready,
+        launcher,
         adopt,
         cgroups: rest.map(PathBuf::from).collect(),
     })
@@ -111,15 +126,25 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     let init_program = init_binary::lay_out(state_dir).context("laying out the init")?;
     let listener = server::listen(&dir).with_context(|| format!("listening in {}", dir.path().display()))?;
     let (leave, leaving) = watch::channel(false);
+    let (waiting, calling) = match arguments.launcher {
+        Launcher::Waits(pipe) => (Some(pipe), None),
+        Launcher::Calls(stream) => {
+            stream.set_nonblocking(true).context("taking over a connection")?;
+            let stream = tokio::net::UnixStream::from_std(stream).context("taking over a connection")?;
+            (None, Some(stream))
+        }
+    };
     let serving = tokio::spawn(server::serve(
         listener,
+        calling,
         Services::default().with(ExecutorServer::new(service)),
         leaving,
     ));
     point::reached(Point::SocketNamed);
-    // The launcher may have gone already.
-    let _ = readiness::write(&arguments.ready, &Versions::OWN.ready());
-    drop(arguments.ready);
+    if let Some(pipe) = waiting {
+        // Who reads it may have gone already.
+        let _ = readiness::write(&pipe, b"R");
+    }
     point::reached(Point::ListeningTold);
     let supervisor = Supervisor {
         dir,

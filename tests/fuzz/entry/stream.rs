@@ -37,7 +37,7 @@ pub fn run(data: &[u8]) {
             }
         }
         2 => {
-            if let Some(LaunchRequest { task: Some(spec) }) = decoded(bytes)
+            if let Some(LaunchRequest { task: Some(spec), .. }) = decoded(bytes)
                 && let Ok(task) = Task::of(spec.clone())
             {
                 assert!(!task.task_id.is_empty() && task.plan.command.starts_with('/'));

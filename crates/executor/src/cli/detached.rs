@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use holdfast_record::SupervisionDir;
 use holdfast_wire::executor_v1::{CommitRequest, LaunchRequest, TaskSpec};
 
 use super::print;
 use crate::client::Launcher;
 use crate::foreground::{Purpose, intent};
+use crate::protocol;
 
 /// The folder for the output, if no other is named, beneath the supervision directory.
 const LOGS: &str = "logs";
@@ -67,8 +68,18 @@ impl Detached {
         // This very program, whatever became of the file since.
         let launcher = Launcher::new(PathBuf::from("/proc/self/exe"));
         let mut peer = launcher.start(&self.dir, &[]).await?;
-        let launched = peer.executor.launch(LaunchRequest { task: Some(spec) }).await;
-        let launched = launched.map_err(|status| anyhow!("{}", status.message()))?.into_inner();
+        let request = LaunchRequest {
+            task: Some(spec),
+            protocol: protocol::SPOKEN,
+            oldest_protocol: protocol::OLDEST,
+        };
+        let launched = match peer.executor.launch(request).await {
+            Ok(launched) => launched.into_inner(),
+            Err(status) if std::error::Error::source(&status).is_some() => {
+                return Err(launcher.ended(&peer.pidfd, &self.dir).await.into());
+            }
+            Err(status) => bail!("{}", status.message()),
+        };
         let committed = peer.executor.commit(CommitRequest {}).await;
         committed.map_err(|status| anyhow!("{}", status.message()))?;
         Ok(launched.warnings)

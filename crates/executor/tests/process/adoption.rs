@@ -395,7 +395,10 @@ async fn an_executor_killed_right_after_the_launch_leaves_an_adoptable_task_or_n
         let mut launching = peer.executor.clone();
         let spec = task.shell("sleep 1000");
         let launched = tokio::spawn(async move {
-            let request = holdfast_wire::executor_v1::LaunchRequest { task: Some(spec) };
+            let request = holdfast_wire::executor_v1::LaunchRequest {
+                task: Some(spec),
+                ..Default::default()
+            };
             launching.launch(request).await.map(drop)
         });
         tokio::time::sleep(std::time::Duration::from_micros(delay_us)).await;

@@ -12,7 +12,8 @@ use holdfast_executor::client::{self, Launcher, Peer};
 use holdfast_record::{Intent, Record, SupervisionDir, TaskResult};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{
-    self as wire, CommitRequest, LaunchRequest, LaunchResponse, Placement, RotatedFiles, TaskSpec, WaitRequest, output,
+    self as wire, CommitRequest, IdentifyRequest, LaunchRequest, LaunchResponse, Placement, RotatedFiles, TaskSpec,
+    WaitRequest, output,
 };
 
 /// Bound of every wait for something that must happen. No test asserts how long a thing takes.
@@ -128,7 +129,10 @@ impl Host {
         let launcher = Launcher::new(binary().into());
         match mode {
             StartMode::Fresh => {
-                let _fresh = launcher.start(&task.dir, &[]).await?;
+                let mut fresh = launcher.start(&task.dir, &[]).await?;
+                if fresh.executor.identify(IdentifyRequest {}).await.is_err() {
+                    return Err(launcher.ended(&fresh.pidfd, &task.dir).await);
+                }
                 Ok(client::connect(&task.dir).await?)
             }
             StartMode::Adopt => launcher.adopt(&task.dir, &[]).await,
@@ -339,7 +343,10 @@ pub fn binary() -> &'static str {
 }
 
 pub async fn launch(peer: &mut Peer, spec: TaskSpec) -> Result<LaunchResponse, tonic::Status> {
-    let request = LaunchRequest { task: Some(spec) };
+    let request = LaunchRequest {
+        task: Some(spec),
+        ..LaunchRequest::default()
+    };
     peer.executor.launch(request).await.map(tonic::Response::into_inner)
 }
 

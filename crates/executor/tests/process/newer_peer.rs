@@ -173,8 +173,33 @@ async fn stand_between(host: &Host, task: &Task, of_identify: Vec<u8>) -> (std::
         executor: channel(task).await,
         of_identify,
     };
-    tokio::spawn(server::serve(listener, Services::default().with(between), leaving));
+    tokio::spawn(server::serve(
+        listener,
+        None,
+        Services::default().with(between),
+        leaving,
+    ));
     (path, leave)
+}
+
+#[tokio::test]
+async fn who_launches_and_speaks_only_newer_versions_is_refused_and_nothing_is_started() {
+    let host = Host::new();
+    let task = host.task("main");
+    let mut peer = host.start(&task, StartMode::Fresh).await.unwrap();
+    let request = |oldest_protocol| LaunchRequest {
+        task: Some(task.shell("exec sleep 1000")),
+        protocol: protocol::SPOKEN + 3,
+        oldest_protocol,
+    };
+    let refused = peer.executor.launch(request(protocol::SPOKEN + 1)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("protocol version"), "{}", refused.message());
+    assert!(task.dir.record().unwrap().is_none());
+    peer.executor.launch(request(protocol::SPOKEN)).await.unwrap();
+    peer.executor.commit(CommitRequest {}).await.unwrap();
+    crate::stop::kill_now(peer).await;
+    host.nothing_left();
 }
 
 #[tokio::test]
@@ -202,7 +227,11 @@ async fn every_call_works_between_peers_that_are_newer_than_each_other() {
     let spec = task.shell("trap 'exit 5' TERM; echo begun; while :; do sleep 0.05; done");
     let launched = peer
         .executor
-        .launch(LaunchRequest { task: Some(spec) })
+        .launch(LaunchRequest {
+            task: Some(spec),
+            protocol: protocol::SPOKEN + 2,
+            oldest_protocol: protocol::SPOKEN,
+        })
         .await
         .unwrap()
         .into_inner();

@@ -111,6 +111,12 @@ pub struct ProcessIdentity {
 pub struct LaunchRequest {
     #[prost(message, optional, tag = "1")]
     pub task: ::core::option::Option<TaskSpec>,
+    /// Versions of the caller, as in IdentifyResponse: who launches on a connection that the executor was born with has not asked for the
+    /// executor's. One that does not fit is refused.
+    #[prost(uint32, tag = "2")]
+    pub protocol: u32,
+    #[prost(uint32, tag = "3")]
+    pub oldest_protocol: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LaunchResponse {
