@@ -63,10 +63,6 @@ fn install(package: &str, folder: &Path, embedded: Option<&Path>) -> Result<Path
         "--bin",
         package,
     ]);
-    if embedded.is_some() {
-        // There is one driver and an executor for each task: the one is to be fast, the other small.
-        command.args(["--config", "profile.release.opt-level=3"]);
-    }
     command.arg("--target-dir").arg(&built_in);
     // At fixed addresses: what the loader has to relocate is private memory of each process, 80 KiB of each task, and time of each
     // start.
