@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_executor::client::Fresh;
-use holdfast_executor::protocol;
+use holdfast_executor::client::{self, Fresh};
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, names,
 };
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
-use holdfast_wire::executor_v1::{self, CommitRequest, LaunchRequest, LaunchResponse, TaskSpec};
+use holdfast_wire::executor_v1::{self, CommitRequest, LaunchResponse, TaskSpec};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle, TaskState};
 use serde::Deserialize as _;
 use tonic::Code;
@@ -320,14 +319,10 @@ async fn launch(
             return Err((failure, Some(pidfd)));
         }
     };
-    let request = LaunchRequest {
-        task: Some(spec),
-        protocol: protocol::SPOKEN,
-        oldest_protocol: protocol::OLDEST,
-    };
+    let request = client::launch_request(spec);
     let answer = match tokio::time::timeout(LAUNCH_BOUND, executor.launch(request)).await {
         Ok(Ok(answer)) => answer.into_inner(),
-        Ok(Err(status)) if !has_answered(&status) => {
+        Ok(Err(status)) if !client::has_answered(&status) => {
             let reason = launcher.ended(&pidfd, dir).await;
             return Err((Failure::Retryable(format!("{EXECUTOR_FAILED}: {reason}")), Some(pidfd)));
         }
@@ -388,11 +383,6 @@ fn launch_failure(status: &tonic::Status) -> Failure {
         Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Failure::Final(message),
         _ => Failure::Retryable(message),
     }
-}
-
-/// A connection that broke has an error of its own, and any code.
-fn has_answered(status: &tonic::Status) -> bool {
-    std::error::Error::source(status).is_none()
 }
 
 fn record_failure(e: RecordError) -> Failure {

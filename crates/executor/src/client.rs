@@ -12,14 +12,14 @@ use holdfast_sys::readiness::Registered;
 use holdfast_sys::spawn::{Code, SpawnError, Steps};
 use holdfast_sys::{file, socket, spawn};
 use holdfast_wire::executor_v1::executor_client::ExecutorClient;
-use holdfast_wire::executor_v1::{IdentifyRequest, IdentifyResponse};
+use holdfast_wire::executor_v1::{IdentifyRequest, IdentifyResponse, LaunchRequest, TaskSpec};
 use hyper_util::rt::TokioIo;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::protocol::Versions;
+use crate::protocol::{self, Versions};
 use crate::server::BIND_AGAIN;
 
 /// How long an executor may take until it listens; it needs a millisecond.
@@ -31,6 +31,20 @@ const IDENTIFY_BOUND: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Launcher {
     executor: PathBuf,
+}
+
+/// The request to launch a task, by this program.
+pub fn launch_request(task: TaskSpec) -> LaunchRequest {
+    LaunchRequest {
+        task: Some(task),
+        protocol: protocol::SPOKEN,
+        oldest_protocol: protocol::OLDEST,
+    }
+}
+
+/// False if no executor said this: a connection that broke has an error of its own, and any code.
+pub fn has_answered(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_none()
 }
 
 /// What a new executor does first.
@@ -181,8 +195,7 @@ impl Launcher {
             Ok(peer) => Ok(peer),
             // An executor that adopted a task which is over has told its result and left; it is this process's child.
             Err(e) => {
-                let _ = tokio::time::timeout(Duration::from_secs(1), ended(&pidfd)).await;
-                let _ = pidfd.wait();
+                reap_soon(&pidfd).await;
                 Err(e.into())
             }
         }
@@ -215,8 +228,7 @@ impl Launcher {
 
     /// Why an executor that this process has started does not answer any more: it has ended.
     pub async fn ended(&self, pidfd: &PidFd, dir: &SupervisionDir) -> LaunchError {
-        let _ = tokio::time::timeout(Duration::from_secs(1), ended(pidfd)).await;
-        let _ = pidfd.wait();
+        reap_soon(pidfd).await;
         LaunchError::Ended {
             path: self.executor.clone(),
             reason: last_lines(dir),
@@ -304,6 +316,12 @@ impl Launcher {
         });
         spawned.map(|(_, pidfd)| pidfd)
     }
+}
+
+/// A child that is about to end.
+async fn reap_soon(pidfd: &PidFd) {
+    let _ = tokio::time::timeout(Duration::from_secs(1), ended(pidfd)).await;
+    let _ = pidfd.wait();
 }
 
 async fn kill_child(pidfd: &PidFd) {

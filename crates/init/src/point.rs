@@ -35,11 +35,11 @@ points! {
     FolderIntended = "driver.folder-intended",
     /// Driver: the supervision directory is there under its name; no executor has been started.
     FolderNamed = "driver.folder-named",
-    /// Driver: an executor was cloned; it has not said that it listens.
+    /// Driver: an executor was cloned; nothing has been heard of it or said to it.
     ExecutorCloned = "driver.executor-cloned",
-    /// Driver: connected to an executor; it has not been asked who it is.
+    /// Driver: there is a connection to an executor, on which nothing has been asked.
     ExecutorConnected = "driver.executor-connected",
-    /// Driver: the executor has said who it is; it has not been asked to launch.
+    /// Driver: the executor is there, and known; it has not been asked to launch.
     ExecutorIdentified = "driver.executor-identified",
     /// Driver: the task runs and is recorded; nobody has committed it.
     LaunchHeard = "driver.launch-heard",
@@ -56,7 +56,7 @@ points! {
     SocketBound = "executor.socket-bound",
     /// Executor: the socket has its name; the launcher was not told.
     SocketNamed = "executor.socket-named",
-    /// Executor: the launcher was told that it listens.
+    /// Executor: it serves, and who waits for it to listen was told.
     ListeningTold = "executor.listening-told",
     /// Executor: the task's own cgroups are made; neither rules for devices nor limits are set.
     CgroupsMade = "executor.cgroups-made",

@@ -406,7 +406,6 @@ fn absolute(path: &Path) -> Result<PathBuf, RecordError> {
     std::path::absolute(path).map_err(|e| RecordError::io("make absolute", path, e))
 }
 
-/// Makes and opens the folder of all folders. Nobody else may write to it: he could forge a record whose pids we would signal.
 /// True if it was not there.
 fn make_root(driver_root: &Path) -> io::Result<bool> {
     let mut folder = DirBuilder::new();
@@ -419,6 +418,7 @@ fn make_root(driver_root: &Path) -> io::Result<bool> {
     }
 }
 
+/// Makes and opens the folder of all folders. Nobody else may write to it: he could forge a record whose pids we would signal.
 fn open_root(driver_root: &Path) -> Result<OwnedFd, RecordError> {
     let is_new = make_root(driver_root).map_err(|e| RecordError::io("create", driver_root, e))?;
     let root = open(

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use holdfast_record::SupervisionDir;
-use holdfast_wire::executor_v1::{CommitRequest, LaunchRequest, TaskSpec};
+use holdfast_wire::executor_v1::{CommitRequest, TaskSpec};
 
 use super::print;
-use crate::client::Launcher;
+use crate::client::{self, Launcher};
 use crate::foreground::{Purpose, intent};
-use crate::protocol;
 
 /// The folder for the output, if no other is named, beneath the supervision directory.
 const LOGS: &str = "logs";
@@ -68,14 +67,9 @@ impl Detached {
         // This very program, whatever became of the file since.
         let launcher = Launcher::new(PathBuf::from("/proc/self/exe"));
         let mut peer = launcher.start(&self.dir, &[]).await?;
-        let request = LaunchRequest {
-            task: Some(spec),
-            protocol: protocol::SPOKEN,
-            oldest_protocol: protocol::OLDEST,
-        };
-        let launched = match peer.executor.launch(request).await {
+        let launched = match peer.executor.launch(client::launch_request(spec)).await {
             Ok(launched) => launched.into_inner(),
-            Err(status) if std::error::Error::source(&status).is_some() => {
+            Err(status) if !client::has_answered(&status) => {
                 return Err(launcher.ended(&peer.pidfd, &self.dir).await.into());
             }
             Err(status) => bail!("{}", status.message()),
