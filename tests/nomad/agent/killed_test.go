@@ -105,7 +105,7 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 			now, _, err := here.api.Allocations().Info(s.allocation.ID, nil)
 			must.NoError(t, err)
 			must.Eq(t, api.AllocClientStatusRunning, now.ClientStatus, must.Sprint(events(now)))
-			must.Eq(t, 1, count(now, api.TaskStarted), must.Sprint(events(now)))
+			here.startedOnce(now)
 			must.Eq(t, 0, count(now, api.TaskTerminated), must.Sprint(events(now)))
 		}
 		unchanged(t)
@@ -179,7 +179,7 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 		for _, allocation := range batches {
 			ended := n.reaches(allocation.JobID, api.AllocClientStatusFailed)
 			n.exited(ended, "7")
-			must.Eq(t, 1, count(ended, api.TaskStarted), must.Sprint(events(ended)))
+			n.startedOnce(ended)
 			n.says(allocation, "stdout", "waiting\ngoing\n")
 			n.purge(allocation.JobID)
 		}
@@ -208,7 +208,7 @@ func TestTasksOutliveTheAgentAndTheDriver(t *testing.T) {
 		for _, allocation := range batches {
 			ended := n.reaches(allocation.JobID, api.AllocClientStatusFailed)
 			n.exited(ended, "7")
-			must.Eq(t, 1, count(ended, api.TaskStarted), must.Sprint(events(ended)))
+			n.startedOnce(ended)
 			n.says(allocation, "stdout", "waiting\ngoing\n")
 			n.purge(allocation.JobID)
 		}

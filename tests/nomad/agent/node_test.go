@@ -265,9 +265,7 @@ consul {
 	n.api = client
 	t.Cleanup(func() {
 		if t.Failed() {
-			content, _ := os.ReadFile(n.logFile())
-			lines := strings.Split(string(content), "\n")
-			t.Logf("the end of the agent's log:\n%s", strings.Join(lines[max(0, len(lines)-200):], "\n"))
+			t.Logf("the end of the agent's log:\n%s", strings.Join(n.lastLines(60), "\n"))
 		}
 	})
 	if os.Geteuid() == 0 && cgroups.Available() {
@@ -292,6 +290,23 @@ consul {
 
 func (n *node) configFile() string { return filepath.Join(n.root, "agent.hcl") }
 func (n *node) logFile() string    { return filepath.Join(n.root, "agent.log") }
+
+// lastLines is the end of what the agent's log says of its client and drivers. The many lines of requests and of the scheduler would
+// hide what failed.
+func (n *node) lastLines(count int) []string {
+	content, _ := os.ReadFile(n.logFile())
+	lines := slices.DeleteFunc(strings.Split(string(content), "\n"), func(line string) bool {
+		_, said, _ := strings.Cut(line, "] ")
+		said = strings.TrimLeft(said, " ")
+		for _, source := range []string{"http:", "worker", "nomad", "client: allocation updates", "client: updated allocations"} {
+			if strings.HasPrefix(said, source) {
+				return true
+			}
+		}
+		return false
+	})
+	return lines[max(0, len(lines)-count):]
+}
 
 // launch starts the agent's process on the node's data directory.
 func (n *node) launch() {
@@ -515,6 +530,17 @@ func events(allocation *api.Allocation) string {
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// startedOnce asserts that a task was started and never again. Its event of the start alone does not tell: the agent keeps ten events
+// of a task, and signals are events too.
+func (n *node) startedOnce(allocation *api.Allocation) {
+	n.t.Helper()
+	state := allocation.TaskStates["main"]
+	must.NotNil(n.t, state)
+	must.False(n.t, state.StartedAt.IsZero())
+	must.Eq(n.t, 0, state.Restarts, must.Sprint(events(allocation)))
+	must.LessEq(n.t, 1, count(allocation, api.TaskStarted), must.Sprint(events(allocation)))
 }
 
 // count of a type of events.
