@@ -18,13 +18,16 @@ pub(crate) fn make(dir: &Path) -> Result<bool, ScopeError> {
         path: dir.to_owned(),
         source,
     };
-    if dir.is_dir() {
-        return Ok(false);
-    }
-    if let Some(parent) = dir.parent() {
-        make(parent)?;
-    }
-    match fs::create_dir(dir) {
+    let made = match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = dir.parent() {
+                make(parent)?;
+            }
+            fs::create_dir(dir)
+        }
+        made => made,
+    };
+    match made {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(e) => return Err(failed("create", e)),

@@ -343,7 +343,8 @@ impl Scope {
                 }),
             };
         }
-        for dir in self.join.iter().chain(&self.own) {
+        let others = self.own.iter().filter(|dir| !self.join.contains(dir));
+        for dir in self.join.iter().chain(others) {
             if directory::make(dir)? && self.version == Version::V2 {
                 directory::enable_controllers(dir);
             }

@@ -30,8 +30,6 @@ use crate::table::TaskName;
 pub struct Planned {
     /// For the executor.
     pub spec: TaskSpec,
-    /// Where the executor itself belongs.
-    pub shared_cgroups: Vec<PathBuf>,
     /// What of the environment is not the agent's; needed again by an executor that adopts the task.
     pub additions: EnvironmentAdditions,
     /// What the job asked for and does not get, each in one line.
@@ -69,17 +67,14 @@ pub fn name_of(task: &TaskConfig) -> Result<TaskName, Failure> {
 /// Looks everything up and checks it; nothing exists on the host afterwards but the command's execute bits, and an image in the cache.
 pub async fn plan(
     task: &TaskConfig,
+    place: Place,
     options: TaskOptions,
     settings: Arc<Settings>,
     name: PluginName,
 ) -> Result<Planned, Failure> {
     let profile = name.profile();
     let collector = settings.options.announced.log_collection;
-    let cgroups = Cgroups::of(task, &options, profile).map_err(|e| {
-        Failure::Final(format!(
-            "failed to launch command with executor: unable to configure cgroups: {e}"
-        ))
-    })?;
+    let cgroups = Cgroups::of(task, place, &options, profile).map_err(cgroup_failure)?;
     let denied = options.denied_envvars.clone();
     let mut warnings: Vec<String> = cgroups.warning.into_iter().collect();
     if options.asks_for_rotation && collector == LogCollector::Agent {
@@ -131,10 +126,16 @@ pub async fn plan(
             variables: added_variables(&spec.env, task),
         },
         spec,
-        shared_cgroups: cgroups.shared,
         warnings,
         image,
     })
+}
+
+/// In the built-in's words.
+pub fn cgroup_failure(e: ScopeError) -> Failure {
+    Failure::Final(format!(
+        "failed to launch command with executor: unable to configure cgroups: {e}"
+    ))
 }
 
 /// The operator's word is needed for a task that is root.
@@ -321,25 +322,17 @@ pub fn environment(task: &TaskConfig, denied: &[String], additions: &Environment
     environment.into_list()
 }
 
-/// Where the executor of a task that was started before belongs.
-pub fn shared_cgroups(task: &TaskConfig) -> Result<Vec<PathBuf>, ScopeError> {
-    let scope = Place::of(task)?.scope;
-    Ok(scope.map(|scope| scope.shared).unwrap_or_default())
-}
-
-/// The task's cgroups and its executor's.
+/// The task's cgroups.
 #[derive(Debug, Default)]
 struct Cgroups {
     placement: Placement,
-    shared: Vec<PathBuf>,
     /// Why the task has no cgroup.
     warning: Option<String>,
 }
 
 impl Cgroups {
-    fn of(task: &TaskConfig, options: &TaskOptions, profile: Profile) -> Result<Cgroups, ScopeError> {
-        let Place { scope: place, without } = Place::of(task)?;
-        let shared = place.as_ref().map(|scope| scope.shared.clone()).unwrap_or_default();
+    fn of(task: &TaskConfig, place: Place, options: &TaskOptions, profile: Profile) -> Result<Cgroups, ScopeError> {
+        let Place { scope: place, without } = place;
         // An override is for one version of cgroups; on a host with the other it says nothing, as with the built-in.
         let scope = match (holdfast_cgroup::version(), &options.cgroup_v2_override) {
             (Some(version), _) if options.cgroup_parent.is_some() => {
@@ -366,7 +359,6 @@ impl Cgroups {
             .map(|reason| format!("the task has no cgroup, and no limits of memory, CPU and the like: {reason}"));
         Ok(Cgroups {
             placement: scope.map(Placement::from).unwrap_or_default(),
-            shared,
             warning,
         })
     }
@@ -374,14 +366,23 @@ impl Cgroups {
 
 /// Where a task goes unless its job or the operator says otherwise: into the agent's scope; where that cannot be used, into one of our
 /// own in a cgroup that is delegated to this process; else into none.
-#[derive(Debug, Default)]
-struct Place {
+#[derive(Debug, Clone, Default)]
+pub struct Place {
     scope: Option<Scope>,
     without: Option<String>,
 }
 
 impl Place {
-    fn of(task: &TaskConfig) -> Result<Place, ScopeError> {
+    /// Where the task's executor itself belongs.
+    pub fn shared_cgroups(&self) -> Vec<PathBuf> {
+        self.scope
+            .as_ref()
+            .map(|scope| scope.shared.clone())
+            .unwrap_or_default()
+    }
+
+    /// Looks at the host's cgroups.
+    pub fn of(task: &TaskConfig) -> Result<Place, ScopeError> {
         let agents = agents_scope(task)?;
         let unusable = match agents.as_ref().map(Scope::require_usable) {
             Some(Ok(())) => {
@@ -457,7 +458,14 @@ mod tests {
     }
 
     async fn planned(task: &TaskConfig, options: TaskOptions, settings: Arc<Settings>) -> Result<Planned, Failure> {
-        plan(task, options, settings, PluginName::HoldfastRaw).await
+        plan(
+            task,
+            Place::of(task).map_err(cgroup_failure)?,
+            options,
+            settings,
+            PluginName::HoldfastRaw,
+        )
+        .await
     }
 
     #[tokio::test]

@@ -8,10 +8,11 @@ use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
 use crate::driver::Driver;
 use crate::failure::Failure;
+use crate::plan::{self, Place};
 use crate::table::{Facts, Outcome, TaskName};
 use crate::takeover::{self, Found};
 use crate::watch::{self, Adoption};
-use crate::{end, plan, start};
+use crate::{end, start};
 
 /// Recovers the task of a handle. Everything comes from the handle and from disk: the agent's blob of driver options is
 /// empty after its restart (contract, S-7). An error means that the task is gone for certain, or that DestroyTask ends
@@ -240,10 +241,13 @@ fn adoption(driver: &Driver, config: Option<&TaskConfig>, state: &HandleState) -
 }
 
 fn shared_cgroups(config: &TaskConfig) -> Vec<PathBuf> {
-    plan::shared_cgroups(config).unwrap_or_else(|e| {
-        tracing::warn!(task_id = config.id, error = %e, "an adopting executor stays in the driver's cgroup");
-        Vec::new()
-    })
+    match Place::of(config) {
+        Ok(place) => place.shared_cgroups(),
+        Err(e) => {
+            tracing::warn!(task_id = config.id, error = %e, "an adopting executor stays in the driver's cgroup");
+            Vec::new()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! StartTask: from the agent's task to a running, recorded and committed one.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_executor::client::{self, Fresh};
+use holdfast_executor::client::{self, Fresh, Launcher, Unasked};
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, names,
@@ -20,7 +21,7 @@ use crate::end;
 use crate::failure::Failure;
 use crate::limits;
 use crate::options::TaskOptions;
-use crate::plan::{self, EnvironmentAdditions, Planned};
+use crate::plan::{self, EnvironmentAdditions, Place, Planned};
 use crate::table::{Facts, Outcome, TaskName};
 use crate::takeover::{self, Found};
 use crate::watch::{self, Adoption};
@@ -47,14 +48,47 @@ pub async fn start(
     let settings = driver.settings();
     let options =
         TaskOptions::decode(&task.msgpack_driver_config, driver.name(), &settings.options).map_err(Failure::last)?;
+    let place = Place::of(&task).map_err(plan::cgroup_failure)?;
+    let shared_cgroups = place.shared_cgroups();
+    let folder =
+        SupervisionDir::path_of(&driver.root(), &name.alloc_id, &name.task_name, &name.id).map_err(record_failure)?;
+    // An executor takes as long to be born as a task to be planned, which another thread does. That of a task that cannot be started has
+    // touched nothing, since nothing was asked of it.
+    let (planned, born) = tokio::join!(
+        plan::plan(&task, place, options, settings, driver.name()),
+        begin(driver, &folder, &shared_cgroups),
+    );
+    let mut born = Some(born);
+    let started = match planned {
+        Ok(planned) => start_planned(driver, &task, name, planned, shared_cgroups, &mut born, is_wanted).await,
+        Err(failure) => Err(failure),
+    };
+    if let Some(Ok((_, executor))) = born {
+        executor.dismiss().await;
+    }
+    started
+}
+
+/// An executor, or why there is none.
+type Born = Result<(Launcher, Unasked), Failure>;
+
+/// Takes the executor unless the task needs none.
+async fn start_planned(
+    driver: &Arc<Driver>,
+    task: &TaskConfig,
+    name: TaskName,
+    planned: Planned,
+    shared_cgroups: Vec<PathBuf>,
+    executor: &mut Option<Born>,
+    is_wanted: impl Fn() -> bool + Send + Sync,
+) -> Result<TaskHandle, Failure> {
     let Planned {
         spec,
-        shared_cgroups,
         additions,
         mut warnings,
         // Held until the end: the record that is written meanwhile names its layers.
         image: _image,
-    } = plan::plan(&task, options, settings, driver.name()).await?;
+    } = planned;
     let limits = limits::describe(spec.limits.as_ref());
     let adoption = Adoption {
         shared_cgroups,
@@ -66,7 +100,7 @@ pub async fn start(
         .map_err(Failure::may_pass)?;
     let boot_id = holdfast_record::boot_id().map_err(Failure::last)?;
     let handles = Handles {
-        task: &task,
+        task,
         boot_id: boot_id.clone(),
         additions,
     };
@@ -76,7 +110,11 @@ pub async fn start(
         Made::Adopted { facts, state } => return handles.handle(&facts, &state),
     };
     point::reached(Point::FolderNamed);
-    let (mut launched, executor) = match launch(driver, &dir, spec, &adoption).await {
+    let launched = match executor.take().expect("it is taken once") {
+        Ok(born) => launch(&dir, spec, born).await,
+        Err(failure) => Err((failure, None)),
+    };
+    let (mut launched, executor) = match launched {
         Ok(launched) => launched,
         Err((failure, executor)) => {
             end::undo_start(dir, executor).await;
@@ -106,14 +144,8 @@ pub async fn start(
     match handle {
         Ok(handle) => {
             point::reached(Point::CommitHeard);
-            tracing::info!(task_id = facts.name.id, pid = facts.main.pid, "task started");
             driver.tasks.running(facts.clone()).await;
-            driver.events.send(&facts.name, limits.message(), &limits.annotations());
-            for warning in warnings {
-                driver
-                    .events
-                    .send(&facts.name, "Started, but not all as asked", &[("reason", warning)]);
-            }
+            tokio::spawn(tell_start(driver.clone(), facts.clone(), limits, warnings));
             watch::spawn(driver.clone(), facts, adoption, Some(executor));
             point::reached(Point::HandleMade);
             Ok(handle)
@@ -122,6 +154,19 @@ pub async fn start(
             end::undo_start(dir, Some(executor)).await;
             Err(failure)
         }
+    }
+}
+
+/// Tells how a task was started, after the caller has its handle.
+async fn tell_start(driver: Arc<Driver>, facts: Arc<Facts>, limits: limits::Effective, warnings: Vec<String>) {
+    tokio::task::yield_now().await;
+    tracing::info!(task_id = facts.name.id, pid = facts.main.pid, "task started");
+    driver.events.send(&facts.name, limits.message(), &limits.annotations());
+    for warning in warnings {
+        let reason = [("reason", warning)];
+        driver
+            .events
+            .send(&facts.name, "Started, but not all as asked", &reason);
     }
 }
 
@@ -297,19 +342,20 @@ impl Launched {
     }
 }
 
+/// An executor for a folder that may not be there yet.
+async fn begin(driver: &Driver, folder: &Path, shared_cgroups: &[PathBuf]) -> Born {
+    let failed = |e: &dyn std::fmt::Display| Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}"));
+    let launcher = driver.launcher().map_err(|e| failed(&e))?;
+    let executor = launcher.begin(folder, shared_cgroups).await.map_err(|e| failed(&e))?;
+    Ok((launcher, executor))
+}
+
 async fn launch(
-    driver: &Driver,
     dir: &SupervisionDir,
     spec: TaskSpec,
-    adoption: &Adoption,
+    (launcher, executor): (Launcher, Unasked),
 ) -> Result<(Launched, PidFd), (Failure, Option<PidFd>)> {
-    let launcher = driver
-        .launcher()
-        .map_err(|e| (Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}")), None))?;
-    let Fresh { pidfd, mut executor } = launcher
-        .start(dir, &adoption.shared_cgroups)
-        .await
-        .map_err(|e| (Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}")), None))?;
+    let Fresh { pidfd, mut executor } = executor.goes_on();
     point::reached(Point::ExecutorIdentified);
     // Before the launch: the executor of a short task may be gone when it has answered.
     let itself = match ProcessIdentity::of(&pidfd) {

@@ -42,6 +42,8 @@ pub struct Adoption {
 /// Watches until the task is over or gone from the table; `executor` is who answers for it, if anybody does.
 pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executor: Option<PidFd>) {
     tokio::spawn(async move {
+        // Whoever waits for the task hears of it first.
+        tokio::task::yield_now().await;
         let follower = driver.notices.follow(&facts.dir);
         let listening = async {
             loop {
@@ -320,12 +322,19 @@ mod tests {
             boottime_ns: 0,
         };
         exit.write_all_at(&ended.to_bytes(), 0).unwrap();
-        let outcome = ended_unseen(&dir, &record, "why").expect("the end is on disk");
+        // A process that another test of this program clones just now has the lock's descriptor, too, until it executes its program.
+        let told = || {
+            (0..200).find_map(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                ended_unseen(&dir, &record, "why")
+            })
+        };
+        let outcome = told().expect("the end is on disk");
         assert_eq!((outcome.exit_code, outcome.error, outcome.finished_at_ms), (7, None, 9));
         assert!(dir.result().unwrap().is_none(), "the disk is full all the same");
 
         std::fs::remove_file(disk.0.path().join("filler")).unwrap();
-        ended_unseen(&dir, &record, "why").expect("as before");
+        told().expect("as before");
         assert!(dir.result().unwrap().is_some());
     }
 

@@ -65,6 +65,22 @@ pub struct Fresh {
     pub executor: ExecutorClient<Channel>,
 }
 
+/// An executor of which nothing has been asked yet, and which has touched nothing. It leaves when its connection is closed.
+#[derive(Debug)]
+pub struct Unasked(Fresh);
+
+impl Unasked {
+    /// Its supervision directory is there: it may be asked.
+    pub fn goes_on(self) -> Fresh {
+        self.0
+    }
+
+    /// There is nothing to ask of it. Returns when it is gone.
+    pub async fn dismiss(self) {
+        kill_child(&self.0.pidfd).await;
+    }
+}
+
 /// An executor that has said who it is.
 #[derive(Debug)]
 pub struct Peer {
@@ -79,14 +95,6 @@ pub struct Peer {
 /// Why no executor was started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// A cgroup for executors could not be made or opened.
-    #[error("preparing the executors' cgroup {}: {source}", path.display())]
-    Cgroup {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// The program could not be executed.
     #[error("starting executor {}: {reason}", path.display())]
     Start {
@@ -152,31 +160,35 @@ impl Launcher {
         Self { executor }
     }
 
-    /// Starts an executor on a supervision directory, with a connection to it: what is asked of it is answered once it is ready. It lives in `shared_cgroups` (made if they are
-    /// missing): one directory on v2, into which it is cloned; any number on v1, which it enters itself.
+    /// Starts an executor on a supervision directory, with a connection to it: what is asked of it is answered once it is ready. It
+    /// lives in `shared_cgroups`: one directory on v2, any number on v1; those that are missing are made.
     pub async fn start(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<Fresh, LaunchError> {
-        let failed = |reason: String| self.failed(reason);
+        Ok(self.begin(dir.path(), shared_cgroups).await?.goes_on())
+    }
+
+    /// Starts an executor whose supervision directory need not be there yet. Until something is asked of it, it touches nothing of the
+    /// host.
+    pub async fn begin(&self, folder: &Path, shared_cgroups: &[PathBuf]) -> Result<Unasked, LaunchError> {
         let (ours, theirs) =
-            std::os::unix::net::UnixStream::pair().map_err(|e| failed(format!("making a connection: {e}")))?;
-        let pidfd = self.spawn(dir, shared_cgroups, StartMode::Fresh, theirs.as_fd())?;
+            std::os::unix::net::UnixStream::pair().map_err(|e| self.failed(format!("making a connection: {e}")))?;
+        let pidfd = self.spawn(folder, shared_cgroups, StartMode::Fresh, theirs.as_fd())?;
         drop(theirs);
         point::reached(Point::ExecutorCloned);
         let connected = async {
             ours.set_nonblocking(true)?;
-            let stream = UnixStream::from_std(ours)?;
-            channel(stream).await.map_err(io::Error::other)
+            channel(UnixStream::from_std(ours)?).await.map_err(io::Error::other)
         };
         match connected.await {
             Ok(channel) => {
                 point::reached(Point::ExecutorConnected);
-                Ok(Fresh {
+                Ok(Unasked(Fresh {
                     pidfd,
                     executor: ExecutorClient::new(channel),
-                })
+                }))
             }
             Err(e) => {
                 kill_child(&pidfd).await;
-                Err(failed(format!("speaking to it: {e}")))
+                Err(self.failed(format!("speaking to it: {e}")))
             }
         }
     }
@@ -204,7 +216,7 @@ impl Launcher {
     /// An executor that adopts, once it listens.
     async fn listening(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<PidFd, LaunchError> {
         let (ready, theirs) = socket::pipe().map_err(|e| self.failed(format!("making a pipe: {e}")))?;
-        let pidfd = self.spawn(dir, shared_cgroups, StartMode::Adopt, theirs.as_fd())?;
+        let pidfd = self.spawn(dir.path(), shared_cgroups, StartMode::Adopt, theirs.as_fd())?;
         drop(theirs);
         point::reached(Point::ExecutorCloned);
         let listening = async {
@@ -238,7 +250,7 @@ impl Launcher {
     /// `to_launcher` is what it speaks to this process by.
     fn spawn(
         &self,
-        dir: &SupervisionDir,
+        folder: &Path,
         shared_cgroups: &[PathBuf],
         mode: StartMode,
         to_launcher: BorrowedFd<'_>,
@@ -248,19 +260,10 @@ impl Launcher {
             let what = what.to_owned();
             move |e: io::Error| self.failed(format!("{what}: {e}"))
         };
-        for path in shared_cgroups {
-            std::fs::create_dir_all(path).map_err(|source| LaunchError::Cgroup {
-                path: path.clone(),
-                source,
-            })?;
-        }
+        // Where it is missing, the executor makes it and moves there.
         let unified = match shared_cgroups {
             [path] if path.join("cgroup.events").exists() && path.join("cgroup.controllers").exists() => {
-                let opened = std::fs::File::open(path);
-                Some(opened.map_err(|source| LaunchError::Cgroup {
-                    path: path.clone(),
-                    source,
-                })?)
+                std::fs::File::open(path).ok()
             }
             _ => None,
         };
@@ -269,20 +272,13 @@ impl Launcher {
             .write(true)
             .open("/dev/null")
             .map_err(io_failed("opening /dev/null"))?;
-        let log = file::open_at(
-            dir,
-            names::LOG,
-            libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW,
-            0o600,
-        )
-        .map_err(io_failed("opening executor.log"))?;
         // Above the numbers that are about to be overwritten.
         let above = |fd: BorrowedFd<'_>| file::duplicate_above(fd, 16).map_err(io_failed("duplicating a descriptor"));
-        let (null, log, to_launcher) = (above(null.as_fd())?, above(log.as_fd())?, above(to_launcher)?);
+        let (null, to_launcher) = (above(null.as_fd())?, above(to_launcher)?);
         let mut arguments: Vec<std::ffi::OsString> = vec![
             "holdfast-executor".into(),
             "supervise".into(),
-            dir.path().into(),
+            folder.into(),
             "3".into(),
         ];
         if mode == StartMode::Adopt {
@@ -291,11 +287,11 @@ impl Launcher {
         if unified.is_none() {
             arguments.extend(shared_cgroups.iter().map(|path| path.clone().into_os_string()));
         }
+        // What it has to say before it has a log goes where this process's own does.
         let mut steps = Steps::new()
             .new_session()
             .duplicate(null.as_raw_fd(), 0)
             .duplicate(null.as_raw_fd(), 1)
-            .duplicate(log.as_raw_fd(), 2)
             .duplicate(to_launcher.as_raw_fd(), 3)
             .change_directory("/")
             .umask(0o077)

@@ -93,7 +93,8 @@ impl Foreground {
         };
         let children = Children::reap().context("watching children")?;
         let init_program = init_binary::lay_out(state_dir).context("laying out the init")?;
-        let listener = server::listen(&dir).with_context(|| format!("listening in {}", dir.path().display()))?;
+        let listener =
+            server::listen(&dir, &intent.nonce).with_context(|| format!("listening in {}", dir.path().display()))?;
         let sessions = Sessions::default();
         let (commands, queue) = mpsc::unbounded_channel();
         let (snapshot, snapshots) = watch::channel(IDLE);

@@ -20,8 +20,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
@@ -107,6 +107,89 @@ impl Service<Request<Incoming>> for Services {
     }
 }
 
+/// Services that are not there yet, for the one connection that an executor is born with: the first call on it asks for them, and every
+/// call waits until they are there.
+#[derive(Debug, Clone)]
+pub struct Awaited {
+    asked: Arc<Notify>,
+    services: watch::Receiver<Option<Services>>,
+    caller: Option<Caller>,
+}
+
+/// The other end of [`Awaited`].
+#[derive(Debug)]
+pub struct Expectation {
+    asked: Arc<Notify>,
+    services: watch::Sender<Option<Services>>,
+    connection: JoinHandle<()>,
+}
+
+impl Expectation {
+    /// True once somebody asks for something; false if the connection has ended without that.
+    pub async fn is_asked(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.asked.notified() => true,
+            _ = &mut self.connection => false,
+        }
+    }
+
+    /// What is asked for; the calls that wait go on. Returns the connection.
+    pub fn meet(self, services: Services) -> JoinHandle<()> {
+        self.services.send_replace(Some(services));
+        self.connection
+    }
+}
+
+impl Service<Request<Incoming>> for Awaited {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let Awaited {
+            asked,
+            mut services,
+            caller,
+        } = self.clone();
+        asked.notify_one();
+        Box::pin(async move {
+            let found = services
+                .wait_for(Option::is_some)
+                .await
+                .ok()
+                .and_then(|found| found.clone());
+            match found {
+                Some(mut services) => {
+                    services.caller = caller;
+                    services.call(request).await
+                }
+                None => Ok(tonic::Status::unavailable("the executor is leaving").into_http()),
+            }
+        })
+    }
+}
+
+/// Serves a connection that is there before anything else is.
+pub fn serve_awaited(stream: UnixStream, leaving: watch::Receiver<bool>) -> Expectation {
+    let (sender, services) = watch::channel(None);
+    let asked = Arc::new(Notify::new());
+    let awaited = Awaited {
+        asked: asked.clone(),
+        services,
+        caller: Caller::of(&stream),
+    };
+    Expectation {
+        asked,
+        services: sender,
+        connection: tokio::spawn(connection(stream, awaited, leaving)),
+    }
+}
+
 /// A socket to serve on.
 #[derive(Debug)]
 pub struct Listening {
@@ -130,14 +213,14 @@ struct Rebinding {
 /// What asks an executor to bind its socket again.
 pub const BIND_AGAIN: i32 = libc::SIGURG;
 
-/// Listens on the supervision directory's socket, and again when asked for.
-pub fn listen(dir: &SupervisionDir) -> io::Result<Listening> {
+/// Listens on the supervision directory's socket, and again when asked for, as long as the folder's intent has this nonce.
+pub fn listen(dir: &SupervisionDir, nonce: &str) -> io::Result<Listening> {
     // First, so that whoever finds the executor can ask.
     let asked = signal(SignalKind::from_raw(BIND_AGAIN))?;
     let listener = bind(dir)?;
     let rebinding = Rebinding {
         folder: dir.path().to_owned(),
-        nonce: dir.intent().map_err(io::Error::other)?.nonce,
+        nonce: nonce.to_owned(),
         asked,
         bound: inode(dir)?,
     };
@@ -223,10 +306,10 @@ fn is_trusted(stream: &UnixStream) -> bool {
     socket::peer_credentials(stream).is_ok_and(|peer| peer.uid == 0 || peer.uid == process::effective_uid())
 }
 
-/// Serves until `leaving` says so, and then lets calls under way end within a bound. `first` is a connection that is there already.
+/// Serves until `leaving` says so, and then lets calls under way end within a bound. `first` is a connection that is served already.
 pub async fn serve(
     listening: Listening,
-    first: Option<UnixStream>,
+    first: Option<JoinHandle<()>>,
     services: Services,
     mut leaving: watch::Receiver<bool>,
 ) {
@@ -241,8 +324,8 @@ pub async fn serve(
         services.caller = Caller::of(&stream);
         connection(stream, services, for_connections.clone())
     };
-    if let Some(stream) = first.filter(is_trusted) {
-        connections.spawn(served(stream));
+    if let Some(first) = first {
+        connections.spawn(async { drop(first.await) });
     }
     loop {
         tokio::select! {
@@ -268,7 +351,11 @@ pub async fn serve(
     let _ = tokio::time::timeout(LEAVING_BOUND, ended).await;
 }
 
-async fn connection(stream: UnixStream, services: Services, mut leaving: watch::Receiver<bool>) {
+async fn connection<S>(stream: UnixStream, services: S, mut leaving: watch::Receiver<bool>)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
     // Its own limit of 200 streams would stop a client that waits for many things. Those on reset streams guard against strangers,
     // which nobody here is, and would end all sessions of a connection on which a few were cancelled at once.
     let server = http2::Builder::new(TokioExecutor::new())

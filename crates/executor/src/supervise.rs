@@ -37,7 +37,7 @@ struct Arguments {
 enum Launcher {
     /// By a byte, once it can be connected to.
     Waits(OwnedFd),
-    /// On a connection that it was born with.
+    /// On a connection that it was born with, once the supervision directory is there.
     Calls(UnixStream),
 }
 
@@ -45,8 +45,6 @@ enum Launcher {
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let arguments = parse(arguments)?;
     attributes::protect();
-    // While there is one thread. The init is born there, and the main process leaves it for its own.
-    enter(&arguments.cgroups).context("entering the executors' cgroup")?;
     process::set_child_subreaper().context("becoming a subreaper")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -95,14 +93,35 @@ fn enter(directories: &[PathBuf]) -> io::Result<()> {
 }
 
 async fn supervise(arguments: Arguments) -> Result<()> {
+    let children = Children::reap().context("watching children")?;
+    // While there is one thread. The init is born there, and the main process leaves it for its own.
+    let has_entered = holdfast_cgroup::enter_alone(&arguments.cgroups).is_ok();
+    let (leave, leaving) = watch::channel(false);
+    let (waiting, mut calling) = match arguments.launcher {
+        Launcher::Waits(pipe) => (Some(pipe), None),
+        Launcher::Calls(stream) => {
+            stream.set_nonblocking(true).context("taking over a connection")?;
+            let stream = tokio::net::UnixStream::from_std(stream).context("taking over a connection")?;
+            (None, Some(server::serve_awaited(stream, leaving.clone())))
+        }
+    };
     point::reached(Point::ExecutorBegun);
+    // Its launcher may have no use for it: the task cannot be started.
+    if let Some(calling) = &mut calling
+        && !calling.is_asked().await
+    {
+        return Ok(());
+    }
     let dir = SupervisionDir::open(&arguments.dir)?;
+    log::begin(&dir).with_context(|| format!("opening the log in {}", dir.path().display()))?;
+    if !has_entered {
+        enter(&arguments.cgroups).context("entering the executors' cgroup")?;
+    }
     let Some(_lock) = dir.lock()? else {
         bail!("another executor holds the task in {}", dir.path().display());
     };
     point::reached(Point::ExecutorLocked);
-    let intent = dir.intent()?;
-    let children = Children::reap().context("watching children")?;
+    let intent = Arc::new(dir.intent()?);
     let sessions = Sessions::default();
     let (commands, queue) = mpsc::unbounded_channel();
     let (snapshot, snapshots) = watch::channel(IDLE);
@@ -114,7 +133,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     let service = Service {
         commands,
         snapshot: snapshots,
-        intent: Arc::new(intent),
+        intent: intent.clone(),
         children: children.clone(),
         sessions: sessions.clone(),
     };
@@ -124,22 +143,11 @@ async fn supervise(arguments: Arguments) -> Result<()> {
         .nth(2)
         .context("the supervision directory lies in no state directory")?;
     let init_program = init_binary::lay_out(state_dir).context("laying out the init")?;
-    let listener = server::listen(&dir).with_context(|| format!("listening in {}", dir.path().display()))?;
-    let (leave, leaving) = watch::channel(false);
-    let (waiting, calling) = match arguments.launcher {
-        Launcher::Waits(pipe) => (Some(pipe), None),
-        Launcher::Calls(stream) => {
-            stream.set_nonblocking(true).context("taking over a connection")?;
-            let stream = tokio::net::UnixStream::from_std(stream).context("taking over a connection")?;
-            (None, Some(stream))
-        }
-    };
-    let serving = tokio::spawn(server::serve(
-        listener,
-        calling,
-        Services::default().with(ExecutorServer::new(service)),
-        leaving,
-    ));
+    let listener =
+        server::listen(&dir, &intent.nonce).with_context(|| format!("listening in {}", dir.path().display()))?;
+    let services = Services::default().with(ExecutorServer::new(service));
+    let calling = calling.map(|calling| calling.meet(services.clone()));
+    let serving = tokio::spawn(server::serve(listener, calling, services, leaving));
     point::reached(Point::SocketNamed);
     if let Some(pipe) = waiting {
         // Who reads it may have gone already.

@@ -126,6 +126,11 @@ impl SupervisionDir {
         format!("{}-{}", task_part(alloc_id, task_name), incarnation_part(task_id))
     }
 
+    /// Where the folder of a task is, or will be; absolute.
+    pub fn path_of(driver_root: &Path, alloc_id: &str, task_name: &str, task_id: &str) -> Result<PathBuf, RecordError> {
+        Ok(absolute(driver_root)?.join(SupervisionDir::name_of(alloc_id, task_name, task_id)))
+    }
+
     /// Opens a folder that exists.
     pub fn open(path: &Path) -> Result<SupervisionDir, RecordError> {
         let path = absolute(path)?;

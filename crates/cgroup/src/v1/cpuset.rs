@@ -33,12 +33,10 @@ pub(crate) fn apply(dirs: &[PathBuf], cpus: Option<&str>, mems: Option<&str>, wr
 /// Gives a new cgroup the CPUs and memory nodes of its parent, without which no process may enter it (ENOSPC). Does nothing in
 /// other hierarchies, or where something is set, or on v2, where the files have the same names and what is empty is inherited.
 pub(crate) fn inherit(dir: &Path) -> io::Result<()> {
-    if dir.join("cgroup.controllers").exists() {
-        return Ok(());
-    }
     for file in [CPUS, MEMS] {
         let own = dir.join(file);
         match interface::read(&own) {
+            Ok(value) if value.is_empty() && dir.join("cgroup.controllers").exists() => return Ok(()),
             Ok(value) if value.is_empty() => {}
             Ok(_) => continue,
             Err(e) if interface::is_absence(&e) => return Ok(()),

@@ -268,6 +268,8 @@ impl Supervisor {
         let Some(living) = self.until_launched().await else {
             return;
         };
+        // Whoever launched it hears of it first.
+        tokio::task::yield_now().await;
         self.supervise(living).await;
     }
 

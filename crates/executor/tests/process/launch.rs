@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use holdfast_executor::client::{self, Fresh, Launcher};
 use holdfast_record::Status;
 use holdfast_wire::executor_v1::identify_response::State;
 use holdfast_wire::executor_v1::{Credentials, IdentifyRequest, Output, StopRequest, TaskSpec, output, task_result};
 
-use crate::host::{Host, StartMode, Task, eventually, is_root, launch, left, lives, status_field, wait};
+use crate::host::{
+    Host, StartMode, Task, binary, ended, eventually, is_root, launch, left, lives, pids_holding, status_field, wait,
+};
 
 #[tokio::test]
 async fn an_exit_code_is_told_and_on_disk_w2() {
@@ -426,4 +429,56 @@ async fn output_to_a_path_is_appended_as_it_is() {
     left(peer);
     assert_eq!(fs::read_to_string(file).unwrap(), "before\nout\nnull\n");
     assert_eq!(fs::read_dir(&task.logs).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_executor_of_which_nothing_is_asked_touches_nothing_and_leaves() {
+    let host = Host::new();
+    let folder = host.state_dir().join("raw_exec").join("00000000-00000000");
+    let cgroups = [Path::new(holdfast_cgroup::ROOT).join("nobody/made/this")];
+    let listing = || files_below(host.path());
+    let before = listing();
+    let launcher = Launcher::new(binary().into());
+
+    let dismissed = launcher.begin(&folder, &cgroups).await.unwrap();
+    dismissed.dismiss().await;
+    let left = pids_holding(folder.to_str().unwrap());
+    assert_eq!(left, Vec::<i32>::new(), "of a dismissed one nobody is left");
+
+    // As when its driver is killed: the connection is closed, and nobody kills it.
+    let Fresh { pidfd, executor } = launcher.begin(&folder, &cgroups).await.unwrap().goes_on();
+    drop(executor);
+    tokio::task::spawn_blocking(move || ended(&pidfd)).await.unwrap();
+    assert_eq!(listing(), before);
+    assert!(!cgroups[0].exists());
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(files_below(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn an_executor_whose_folder_is_not_there_when_it_is_asked_says_nothing_and_is_gone() {
+    let host = Host::new();
+    let task = host.task("gone");
+    let path = task.dir.path().to_owned();
+    let launcher = Launcher::new(binary().into());
+    let Fresh { pidfd, mut executor } = launcher.begin(&path, &[]).await.unwrap().goes_on();
+    fs::remove_dir_all(&path).unwrap();
+    let refused = executor
+        .launch(client::launch_request(task.shell("true")))
+        .await
+        .unwrap_err();
+    assert!(!client::has_answered(&refused), "{refused}");
+    ended(&pidfd);
+    assert!(!path.exists());
 }

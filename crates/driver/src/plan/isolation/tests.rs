@@ -59,7 +59,7 @@ async fn planned(
     let settings = Arc::new(Settings::of(request, name).unwrap());
     let blob = block(&[&[("command", text("true"))], job].concat());
     let options = TaskOptions::decode(&blob, name, &settings.options).unwrap();
-    plan::plan(task, options, settings, name)
+    plan::plan(task, plan::Place::of(task).unwrap(), options, settings, name)
         .await
         .map_err(|e| e.to_string())
 }
