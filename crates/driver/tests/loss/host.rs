@@ -304,13 +304,14 @@ impl Host {
 
     /// No process but drivers, and no folder of a task.
     pub async fn nothing_left(&self) {
-        until("what is left of the tasks", || {
-            let processes = holding(&self.marker())
-                .into_iter()
-                .filter(|pid| !is_driver(*pid))
-                .count();
-            let folders = fs::read_dir(self.path("state/holdfast_raw")).unwrap().count();
-            (processes + folders == 0).then_some(())
+        until_told("what is left of the tasks", || {
+            let processes = holding(&self.marker()).into_iter().filter(|pid| !is_driver(*pid));
+            let folders = fs::read_dir(self.path("state/holdfast_raw")).unwrap().flatten();
+            let left: Vec<String> = processes
+                .map(described)
+                .chain(folders.map(|folder| folder.path().display().to_string()))
+                .collect();
+            if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
         })
         .await;
     }
@@ -415,13 +416,26 @@ pub async fn kill_executor(handle: &TaskHandle) {
     until("the executor's end", || executor.has_exited().unwrap().then_some(())).await;
 }
 
+/// For a message: its pid, parent and command line.
+fn described(pid: i32) -> String {
+    let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let (status, command) = (file("status"), file("cmdline").replace('\0', " "));
+    let parent = status.lines().find(|line| line.starts_with("PPid:")).unwrap_or("gone");
+    format!("process {pid} ({parent}) {command}")
+}
+
 pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    until_told(what, || look().ok_or_else(String::new)).await
+}
+
+/// The same, of what can be told when it does not come.
+async fn until_told<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = look() {
-            return found;
+        match look() {
+            Ok(found) => return found,
+            Err(seen) => assert!(Instant::now() < deadline, "waited for {what}: {seen}"),
         }
-        assert!(Instant::now() < deadline, "waited for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

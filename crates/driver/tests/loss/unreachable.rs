@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
 
-use crate::host::{Host, SIGCONT, SIGSTOP, lives, mains, record, running, state, to_executor, until};
+use crate::host::{Host, SIGCONT, SIGSTOP, kill_executor, lives, mains, record, running, state, to_executor, until};
 
 const OBEDIENT: &str = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
 
@@ -89,6 +89,38 @@ async fn a_task_whose_folder_was_removed_ends_with_its_executor_r2() {
     assert!(told.err.contains("records are lost"), "{}", told.err);
     assert!(!lives(state(&handle).main.pid), "before the end was told");
     until("the init", || (!lives(state(&handle).init.pid)).then_some(())).await;
+    host.ends(driver, &task).await;
+}
+
+/// Who is to be killed stands in the handle, too, and the agent starts another one next.
+#[tokio::test]
+async fn a_task_whose_record_is_damaged_does_not_outlive_its_recovery_without_an_executor_r2() {
+    let (host, driver, task, handle) = running(OBEDIENT, &[]).await;
+    driver.kill().await;
+    kill_executor(&handle).await;
+    let record = state(&handle).dir.join("record.json");
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, &whole[..whole.len() / 2]).unwrap();
+    let mut driver = host.driver().await;
+    let error = driver.recover(&handle).await.unwrap_err();
+    assert!(error.message().contains(record.to_str().unwrap()), "{error}");
+    assert!(
+        !lives(state(&handle).main.pid),
+        "before the agent is told that it may start another one"
+    );
+    until("the init", || (!lives(state(&handle).init.pid)).then_some(())).await;
+    host.ends(driver, &task).await;
+}
+
+/// The executor knows the task, and DestroyTask asks it.
+#[tokio::test]
+async fn a_task_whose_record_is_damaged_is_left_to_its_executor() {
+    let (host, driver, task, handle) = running(OBEDIENT, &[]).await;
+    driver.kill().await;
+    fs::write(state(&handle).dir.join("record.json"), "{").unwrap();
+    let mut driver = host.driver().await;
+    driver.recover(&handle).await.unwrap_err();
+    assert!(lives(state(&handle).main.pid));
     host.ends(driver, &task).await;
 }
 
