@@ -154,7 +154,7 @@ async fn a_time_limit_ends_the_command_and_all_it_started_x2() {
         }
         let (peer, launched) = host.launch(&task, spec).await;
         let script = "echo begun; setsid sleep 777 & sleep 777";
-        let ran = exec(&peer, &["/bin/sh", "-c", script], 2_000).await.unwrap();
+        let ran = exec(&peer, &["/bin/sh", "-c", script], 4_000).await.unwrap();
         assert!(ran.exit.unwrap().timed_out);
         assert_eq!(ran.output, b"begun\n");
         eventually("end of the session", || {

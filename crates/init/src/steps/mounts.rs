@@ -154,9 +154,7 @@ pub unsafe fn enter_root(path: *const u8, must_move: bool) -> Done {
 pub unsafe fn make_place(path: *mut u8, is_folder: bool) -> Done {
     // SAFETY: the caller's promise.
     unsafe {
-        if exists(path) {
-            return Ok(());
-        }
+        // Most often nothing is there, since the root is new.
         let made = with_parents(path, || make_end(path, is_folder));
         if made.is_ok() || exists(path) {
             return Ok(());
