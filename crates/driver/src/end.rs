@@ -191,7 +191,7 @@ async fn stop_without_executor(
     // Without records there is the main process; its executor, if it lives, sees to the rest.
     let dir = match SupervisionDir::open(&facts.dir) {
         Ok(dir) => {
-            kill_processes(&dir)?;
+            kill_processes(&dir).await?;
             Some(dir)
         }
         Err(e) if takeover::is_absent(&e) => None,
@@ -314,7 +314,7 @@ pub async fn end_stray(dir: SupervisionDir) -> Result<(), Failure> {
             }
             Err(e) => tracing::debug!(folder = %dir.path().display(), error = %e, "no executor to ask"),
         }
-        kill_processes(&dir)?;
+        kill_processes(&dir).await?;
         kill_supervisors(&dir).await?;
     }
     remove_traces(dir, true).await
@@ -360,7 +360,7 @@ fn living_record(dir: &SupervisionDir) -> Result<Option<Record>, Failure> {
 
 /// Kills a task that has no executor and gets none, and returns when its main process is dead.
 pub async fn kill_orphan(dir: &SupervisionDir) -> Result<(), Failure> {
-    kill_processes(dir)?;
+    kill_processes(dir).await?;
     match living_record(dir)? {
         Some(record) => kill_and_wait(&record.main).await,
         None => Ok(()),
@@ -368,7 +368,7 @@ pub async fn kill_orphan(dir: &SupervisionDir) -> Result<(), Failure> {
 }
 
 /// Kills the task's processes without its executor.
-fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
+async fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
     let Some(record) = living_record(dir)? else {
         return Ok(());
     };
@@ -378,11 +378,8 @@ fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
     // Where it has no cgroup of its own, all of it is below the init, which stays: it has an end to record.
     if record.plan.placement.scope.is_none()
         && let Some(init) = record.init.open().map_err(Failure::last)?
-        && let Ok(Some(pid)) = init.pid()
     {
-        for process in children::descendants(&[pid]) {
-            children::kill_tree(&process);
-        }
+        kill_below(&init).await;
     }
     if let Some(scope) = scope_of(&record.plan.placement)
         && !scope.foreign
@@ -391,6 +388,23 @@ fn kill_processes(dir: &SupervisionDir) -> Result<(), Failure> {
         holdfast_cgroup::kill(&scope.kill, scope.version).map_err(Failure::last)?;
     }
     Ok(())
+}
+
+/// Kills all that is below an init, whose children the orphans become, and returns when nothing is left there, within the bound for dying.
+async fn kill_below(init: &PidFd) {
+    let killing = async {
+        while let Ok(Some(pid)) = init.pid() {
+            let found = children::descendants(&[pid]);
+            if found.is_empty() {
+                return;
+            }
+            found.iter().for_each(children::kill_tree);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(DYING, killing).await.is_err() {
+        tracing::warn!("processes of a task without a cgroup did not die in time");
+    }
 }
 
 /// Kills init and the executor of a task whose processes are dead.
@@ -513,7 +527,7 @@ pub async fn undo_start(dir: SupervisionDir, executor: Option<PidFd>) {
         // An executor whose launch failed, or that is not committed, leaves by itself.
         gone_within(&executor, Duration::from_secs(2)).await;
         if !executor.has_exited().unwrap_or(true) {
-            let _ = kill_processes(&dir);
+            let _ = kill_processes(&dir).await;
             let _ = executor.send_signal(SIGKILL);
             gone_within(&executor, DYING).await;
         }

@@ -1,6 +1,6 @@
 //! Reaping: the executor is a subreaper, so that it has children that it never started.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,7 +51,27 @@ impl Children {
 
 /// Living processes below `roots`, which are left out themselves, each once.
 pub fn descendants(roots: &[i32]) -> Vec<PidFd> {
-    let mut found = Vec::new();
+    /// Enough for every process that ends in good time; of those that start others all the time none is sure to be found.
+    const LOOKS: usize = 16;
+    // A process that ends while it is looked at has no children any more, and the subreaper above it did not have them yet when it was
+    // looked at. Of one that had ended before a look began they are all in their new place.
+    let mut ended_before = BTreeSet::new();
+    let mut living = Vec::new();
+    for _ in 0..LOOKS {
+        let ended;
+        (living, ended) = look_below(roots);
+        if ended == ended_before {
+            break;
+        }
+        ended_before = ended;
+    }
+    living
+}
+
+/// Those that live, and the numbers of those that ended before this returned.
+fn look_below(roots: &[i32]) -> (Vec<PidFd>, BTreeSet<i32>) {
+    let mut opened = Vec::new();
+    let mut ended = BTreeSet::new();
     let mut seen = roots.to_vec();
     let mut parents = roots.to_vec();
     while let Some(parent) = parents.pop() {
@@ -61,14 +81,23 @@ pub fn descendants(roots: &[i32]) -> Vec<PidFd> {
             }
             seen.push(child);
             parents.push(child);
-            if let Ok(pidfd) = PidFd::open(child)
-                && !pidfd.has_exited().unwrap_or(true)
-            {
-                found.push(pidfd);
+            match PidFd::open(child) {
+                Ok(pidfd) => opened.push((child, pidfd)),
+                Err(_) => {
+                    ended.insert(child);
+                }
             }
         }
     }
-    found
+    let mut living = Vec::new();
+    for (pid, pidfd) in opened {
+        if pidfd.has_exited().unwrap_or(true) {
+            ended.insert(pid);
+        } else {
+            living.push(pidfd);
+        }
+    }
+    (living, ended)
 }
 
 /// Kills a process and all below it. Each is stopped before its children are looked for: with a signal pending no fork succeeds
