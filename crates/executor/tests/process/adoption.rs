@@ -406,12 +406,20 @@ async fn an_executor_killed_right_after_the_launch_leaves_an_adoptable_task_or_n
         let _ = launched.await;
         // Whatever was cloned before it was recorded ends by itself, behind the gate.
         match task.dir.record().unwrap() {
-            Some(_) => match host.start(&task, StartMode::Adopt).await {
-                Ok(peer) => kill_now(peer).await,
-                Err(e) => eventually("the result", || {
-                    task.dir.result().unwrap().map(drop).ok_or(e.to_string())
-                }),
-            },
+            Some(_) => {
+                let stopped = match host.start(&task, StartMode::Adopt).await {
+                    Ok(mut peer) => {
+                        let stopped = peer.executor.stop(stop(libc::SIGKILL, 0)).await;
+                        left(peer);
+                        stopped.map(drop).map_err(|e| e.to_string())
+                    }
+                    Err(e) => Err(e.to_string()),
+                };
+                // One that was recorded and not released ends by itself, before the adopting executor is asked or meanwhile.
+                if let Err(e) = stopped {
+                    eventually("the result", || task.dir.result().unwrap().map(drop).ok_or(e.clone()));
+                }
+            }
             None => assert_eq!(named(&host, "sleep"), Vec::<i32>::new()),
         }
         host.nothing_left();
