@@ -366,21 +366,13 @@ impl Cgroups {
 
 /// Where a task goes unless its job or the operator says otherwise: into the agent's scope; where that cannot be used, into one of our
 /// own in a cgroup that is delegated to this process; else into none.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Place {
     scope: Option<Scope>,
     without: Option<String>,
 }
 
 impl Place {
-    /// Where the task's executor itself belongs.
-    pub fn shared_cgroups(&self) -> Vec<PathBuf> {
-        self.scope
-            .as_ref()
-            .map(|scope| scope.shared.clone())
-            .unwrap_or_default()
-    }
-
     /// Looks at the host's cgroups.
     pub fn of(task: &TaskConfig) -> Result<Place, ScopeError> {
         let agents = agents_scope(task)?;
@@ -406,6 +398,14 @@ impl Place {
                 without: Some(unusable.unwrap_or_else(|| reason.to_string())),
             }),
         }
+    }
+
+    /// Where the task's executor itself belongs.
+    pub fn shared_cgroups(&self) -> Vec<PathBuf> {
+        self.scope
+            .as_ref()
+            .map(|scope| scope.shared.clone())
+            .unwrap_or_default()
     }
 }
 

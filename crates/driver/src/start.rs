@@ -145,8 +145,13 @@ async fn start_planned(
         Ok(handle) => {
             point::reached(Point::CommitHeard);
             driver.tasks.running(facts.clone()).await;
-            tokio::spawn(tell_start(driver.clone(), facts.clone(), limits, warnings));
-            watch::spawn(driver.clone(), facts, adoption, Some(executor));
+            let driver = driver.clone();
+            tokio::spawn(async move {
+                // Whoever waits for the start hears of it first; what there is to say of it is told before its end can be.
+                tokio::task::yield_now().await;
+                tell_start(&driver, &facts, &limits, warnings);
+                watch::spawn(driver, facts, adoption, Some(executor));
+            });
             point::reached(Point::HandleMade);
             Ok(handle)
         }
@@ -157,9 +162,7 @@ async fn start_planned(
     }
 }
 
-/// Tells how a task was started, after the caller has its handle.
-async fn tell_start(driver: Arc<Driver>, facts: Arc<Facts>, limits: limits::Effective, warnings: Vec<String>) {
-    tokio::task::yield_now().await;
+fn tell_start(driver: &Driver, facts: &Facts, limits: &limits::Effective, warnings: Vec<String>) {
     tracing::info!(task_id = facts.name.id, pid = facts.main.pid, "task started");
     driver.events.send(&facts.name, limits.message(), &limits.annotations());
     for warning in warnings {

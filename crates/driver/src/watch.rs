@@ -42,8 +42,6 @@ pub struct Adoption {
 /// Watches until the task is over or gone from the table; `executor` is who answers for it, if anybody does.
 pub fn spawn(driver: Arc<Driver>, facts: Arc<Facts>, adoption: Adoption, executor: Option<PidFd>) {
     tokio::spawn(async move {
-        // Whoever waits for the task hears of it first.
-        tokio::task::yield_now().await;
         let follower = driver.notices.follow(&facts.dir);
         let listening = async {
             loop {

@@ -20,13 +20,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
-use tower::Service;
 use tower::util::BoxCloneSyncService;
+use tower::{Service, service_fn};
 
 use crate::log;
 
@@ -107,24 +107,39 @@ impl Service<Request<Incoming>> for Services {
     }
 }
 
-/// Services that are not there yet, for the one connection that an executor is born with: the first call on it asks for them, and every
-/// call waits until they are there.
-#[derive(Debug, Clone)]
-pub struct Awaited {
-    asked: Arc<Notify>,
-    services: watch::Receiver<Option<Services>>,
-    caller: Option<Caller>,
-}
-
-/// The other end of [`Awaited`].
+/// A connection that is served before the services are there: the first call on it asks for them, and every call waits until they are.
 #[derive(Debug)]
-pub struct Expectation {
+pub struct Early {
     asked: Arc<Notify>,
-    services: watch::Sender<Option<Services>>,
+    services: Arc<SetOnce<Services>>,
     connection: JoinHandle<()>,
 }
 
-impl Expectation {
+impl Early {
+    /// Serves the one connection that an executor is born with.
+    pub fn serve(stream: UnixStream, leaving: watch::Receiver<bool>) -> Early {
+        let asked = Arc::new(Notify::new());
+        let services = Arc::new(SetOnce::<Services>::new());
+        let caller = Caller::of(&stream);
+        let served = {
+            let (asked, services) = (asked.clone(), services.clone());
+            service_fn(move |request| {
+                asked.notify_one();
+                let (services, caller) = (services.clone(), caller.clone());
+                async move {
+                    let mut services = services.wait().await.clone();
+                    services.caller = caller;
+                    services.call(request).await
+                }
+            })
+        };
+        Early {
+            asked,
+            services,
+            connection: tokio::spawn(connection(stream, served, leaving)),
+        }
+    }
+
     /// True once somebody asks for something; false if the connection has ended without that.
     pub async fn is_asked(&mut self) -> bool {
         tokio::select! {
@@ -134,59 +149,10 @@ impl Expectation {
         }
     }
 
-    /// What is asked for; the calls that wait go on. Returns the connection.
-    pub fn meet(self, services: Services) -> JoinHandle<()> {
-        self.services.send_replace(Some(services));
+    /// The services are there; the calls that wait go on. Returns the connection.
+    pub fn goes_on(self, services: Services) -> JoinHandle<()> {
+        self.services.set(services).expect("it is set once");
         self.connection
-    }
-}
-
-impl Service<Request<Incoming>> for Awaited {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let Awaited {
-            asked,
-            mut services,
-            caller,
-        } = self.clone();
-        asked.notify_one();
-        Box::pin(async move {
-            let found = services
-                .wait_for(Option::is_some)
-                .await
-                .ok()
-                .and_then(|found| found.clone());
-            match found {
-                Some(mut services) => {
-                    services.caller = caller;
-                    services.call(request).await
-                }
-                None => Ok(tonic::Status::unavailable("the executor is leaving").into_http()),
-            }
-        })
-    }
-}
-
-/// Serves a connection that is there before anything else is.
-pub fn serve_awaited(stream: UnixStream, leaving: watch::Receiver<bool>) -> Expectation {
-    let (sender, services) = watch::channel(None);
-    let asked = Arc::new(Notify::new());
-    let awaited = Awaited {
-        asked: asked.clone(),
-        services,
-        caller: Caller::of(&stream),
-    };
-    Expectation {
-        asked,
-        services: sender,
-        connection: tokio::spawn(connection(stream, awaited, leaving)),
     }
 }
 

@@ -17,7 +17,7 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
-use crate::server::{self, Services};
+use crate::server::{self, Early, Services};
 use crate::service::Service;
 use crate::session::Sessions;
 use crate::supervisor::{COMMIT_BOUND, IDLE, Supervisor};
@@ -102,7 +102,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
         Launcher::Calls(stream) => {
             stream.set_nonblocking(true).context("taking over a connection")?;
             let stream = tokio::net::UnixStream::from_std(stream).context("taking over a connection")?;
-            (None, Some(server::serve_awaited(stream, leaving.clone())))
+            (None, Some(Early::serve(stream, leaving.clone())))
         }
     };
     point::reached(Point::ExecutorBegun);
@@ -146,7 +146,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     let listener =
         server::listen(&dir, &intent.nonce).with_context(|| format!("listening in {}", dir.path().display()))?;
     let services = Services::default().with(ExecutorServer::new(service));
-    let calling = calling.map(|calling| calling.meet(services.clone()));
+    let calling = calling.map(|calling| calling.goes_on(services.clone()));
     let serving = tokio::spawn(server::serve(listener, calling, services, leaving));
     point::reached(Point::SocketNamed);
     if let Some(pipe) = waiting {

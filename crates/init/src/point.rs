@@ -27,13 +27,13 @@ macro_rules! points {
 }
 
 points! {
-    /// Driver: StartTask has taken the id and validated everything; nothing is on the host.
+    /// Driver: StartTask has taken the id and validated everything; on the host there is nothing but an executor of which nothing was asked.
     StartPlanned = "driver.start-planned",
     /// Driver: the supervision directory is made under a temporary name; it is empty.
     FolderMade = "driver.folder-made",
     /// Driver: the intent is in the folder, which still has its temporary name.
     FolderIntended = "driver.folder-intended",
-    /// Driver: the supervision directory is there under its name; no executor has been started.
+    /// Driver: the supervision directory is there under its name; the executor has not been told so.
     FolderNamed = "driver.folder-named",
     /// Driver: an executor was cloned; nothing has been heard of it or said to it.
     ExecutorCloned = "driver.executor-cloned",
@@ -48,7 +48,7 @@ points! {
     /// Driver: the table knows that the task runs; the agent has not been given its handle.
     HandleMade = "driver.handle-made",
 
-    /// Executor: it is executed and in its cgroup; it has not asked for the lock.
+    /// Executor: it is executed, and in its cgroup if that was there; a new one waits to be asked, one that adopts has not asked for the lock.
     ExecutorBegun = "executor.begun",
     /// Executor: it has the lock; nobody can connect yet.
     ExecutorLocked = "executor.locked",
