@@ -50,7 +50,8 @@ impl Events {
     }
 
     fn send_at(&self, at: SystemTime, task: &TaskName, message: String, annotations: HashMap<String, String>) {
-        tracing::info!(task_id = task.id, event = message, "task event");
+        // The agent keeps it and shows it; a line of the log beside it is for whoever looks closer.
+        tracing::debug!(task_id = task.id, event = message, "task event");
         // An error means that nobody listens.
         let _ = self.sender.send(DriverTaskEvent {
             task_id: task.id.clone(),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_cgroup::{Delegation, Scope, ScopeError, Version};
+use holdfast_executor::birth::Birth;
 use holdfast_sandbox::image::Image;
 use holdfast_sandbox::isolation::IsolationError;
 use holdfast_sandbox::limits::CpuShare;
@@ -62,6 +63,14 @@ pub fn name_of(task: &TaskConfig) -> Result<TaskName, Failure> {
         alloc_id: task.alloc_id.clone(),
         task_name: task.name.clone(),
     })
+}
+
+/// How the init of a task will be born, as far as that can be told before it is planned.
+pub fn birth(task: &TaskConfig, options: &TaskOptions, profile: Profile) -> Birth {
+    let has_own_root = profile != Profile::Raw;
+    let namespaces = options.isolation.modes.namespaces(has_own_root, None);
+    let network = network_namespace(task.network_isolation_spec.as_ref());
+    Birth::of(namespaces, network.as_ref())
 }
 
 /// Looks everything up and checks it; nothing exists on the host afterwards but the command's execute bits, and an image in the cache.

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_executor::client::{self, Fresh, Launcher, Unasked};
+use holdfast_executor::birth::Birth;
+use holdfast_executor::client::{self, Fresh, Launcher, Unasked, Unconnected};
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
-    SupervisionDir, names,
+    SupervisionDir, UnnamedDir, names,
 };
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
@@ -52,18 +53,38 @@ pub async fn start(
     let shared_cgroups = place.shared_cgroups();
     let folder =
         SupervisionDir::path_of(&driver.root(), &name.alloc_id, &name.task_name, &name.id).map_err(record_failure)?;
-    // An executor takes as long to be born as a task to be planned, which another thread does. That of a task that cannot be started has
-    // touched nothing, since nothing was asked of it.
-    let (planned, born) = tokio::join!(
+    let birth = plan::birth(&task, &options, driver.name().profile());
+    let boot_id = holdfast_record::boot_id().map_err(Failure::last)?;
+    let intent = Intent::new(
+        &name.id,
+        &name.alloc_id,
+        &name.task_name,
+        driver.name().as_str(),
+        boot_id,
+    )
+    .map_err(Failure::last)?;
+    // An executor takes as long to be born as a task to be planned, which another thread does, and a folder to be made. That of a task
+    // that cannot be started has touched nothing, since nothing was asked of it, and its folder goes without having had a name.
+    let begun = begin(driver, &folder, &shared_cgroups, birth);
+    let (planned, unnamed, born) = tokio::join!(
         plan::plan(&task, place, options, settings, driver.name()),
-        begin(driver, &folder, &shared_cgroups),
+        async { UnnamedDir::make(&driver.root(), intent.clone()) },
+        async {
+            let (launcher, begun) = begun?;
+            let executor = begun.connect().await.map_err(|e| executor_failure(&e))?;
+            Ok((launcher, executor))
+        },
     );
-    let mut born = Some(born);
+    let mut ready = Ready {
+        intent,
+        folder: Some(unnamed),
+        executor: Some(born),
+    };
     let started = match planned {
-        Ok(planned) => start_planned(driver, &task, name, planned, shared_cgroups, &mut born, is_wanted).await,
+        Ok(planned) => start_planned(driver, &task, name, planned, shared_cgroups, &mut ready, is_wanted).await,
         Err(failure) => Err(failure),
     };
-    if let Some(Ok((_, executor))) = born {
+    if let Some(Ok((_, executor))) = ready.executor {
         executor.dismiss().await;
     }
     started
@@ -72,14 +93,20 @@ pub async fn start(
 /// An executor, or why there is none.
 type Born = Result<(Launcher, Unasked), Failure>;
 
-/// Takes the executor unless the task needs none.
+/// What was made while the task was planned; each is taken by the step that needs it.
+struct Ready {
+    intent: Intent,
+    folder: Option<Result<UnnamedDir, RecordError>>,
+    executor: Option<Born>,
+}
+
 async fn start_planned(
     driver: &Arc<Driver>,
     task: &TaskConfig,
     name: TaskName,
     planned: Planned,
     shared_cgroups: Vec<PathBuf>,
-    executor: &mut Option<Born>,
+    ready: &mut Ready,
     is_wanted: impl Fn() -> bool + Send + Sync,
 ) -> Result<TaskHandle, Failure> {
     let Planned {
@@ -98,19 +125,18 @@ async fn start_planned(
     end::end_other_incarnations(driver, &name)
         .await
         .map_err(Failure::may_pass)?;
-    let boot_id = holdfast_record::boot_id().map_err(Failure::last)?;
     let handles = Handles {
         task,
-        boot_id: boot_id.clone(),
+        boot_id: ready.intent.boot_id.clone(),
         additions,
     };
     point::reached(Point::StartPlanned);
-    let dir = match make_dir(driver, &name, boot_id, &adoption).await? {
+    let dir = match name_dir(driver, &name, ready, &adoption).await? {
         Made::Fresh(dir) => dir,
         Made::Adopted { facts, state } => return handles.handle(&facts, &state),
     };
     point::reached(Point::FolderNamed);
-    let launched = match executor.take().expect("it is taken once") {
+    let launched = match ready.executor.take().expect("it is taken once") {
         Ok(born) => launch(&dir, spec, born).await,
         Err(failure) => Err((failure, None)),
     };
@@ -190,32 +216,25 @@ enum Made {
     Adopted { facts: Arc<Facts>, state: Identities },
 }
 
-async fn make_dir(
+/// Gives the folder its name, unless the task has one already.
+async fn name_dir(
     driver: &Arc<Driver>,
     name: &TaskName,
-    boot_id: BootId,
+    ready: &mut Ready,
     adoption: &Adoption,
 ) -> Result<Made, Failure> {
-    let root = driver.root();
-    let intent = Intent::new(
-        &name.id,
-        &name.alloc_id,
-        &name.task_name,
-        driver.name().as_str(),
-        boot_id.clone(),
-    )
-    .map_err(Failure::last)?;
-    match SupervisionDir::create(&root, &intent) {
+    let Ready { intent, folder, .. } = ready;
+    match folder.take().expect("it is taken once").and_then(UnnamedDir::appear) {
         Ok(dir) => return Ok(Made::Fresh(dir)),
         Err(RecordError::AlreadyExists { path, .. }) => {
             let dir = SupervisionDir::open(&path).map_err(record_failure)?;
-            if let Some(made) = adopt(driver, name, &boot_id, dir, adoption).await? {
+            if let Some(made) = adopt(driver, name, &intent.boot_id, dir, adoption).await? {
                 return Ok(made);
             }
         }
         Err(e) => return Err(record_failure(e)),
     }
-    SupervisionDir::create(&root, &intent)
+    SupervisionDir::create(&driver.root(), intent)
         .map(Made::Fresh)
         .map_err(record_failure)
 }
@@ -346,11 +365,20 @@ impl Launched {
 }
 
 /// An executor for a folder that may not be there yet.
-async fn begin(driver: &Driver, folder: &Path, shared_cgroups: &[PathBuf]) -> Born {
-    let failed = |e: &dyn std::fmt::Display| Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}"));
-    let launcher = driver.launcher().map_err(|e| failed(&e))?;
-    let executor = launcher.begin(folder, shared_cgroups).await.map_err(|e| failed(&e))?;
-    Ok((launcher, executor))
+fn begin(
+    driver: &Driver,
+    folder: &Path,
+    shared_cgroups: &[PathBuf],
+    birth: Birth,
+) -> Result<(Launcher, Unconnected), Failure> {
+    let launcher = driver.launcher().map_err(|e| executor_failure(&e))?;
+    let begun = launcher.begin(folder, shared_cgroups, Some(birth));
+    let begun = begun.map_err(|e| executor_failure(&e))?;
+    Ok((launcher, begun))
+}
+
+fn executor_failure(e: &dyn std::fmt::Display) -> Failure {
+    Failure::Retryable(format!("{EXECUTOR_FAILED}: {e}"))
 }
 
 async fn launch(
@@ -358,16 +386,12 @@ async fn launch(
     spec: TaskSpec,
     (launcher, executor): (Launcher, Unasked),
 ) -> Result<(Launched, PidFd), (Failure, Option<PidFd>)> {
-    let Fresh { pidfd, mut executor } = executor.goes_on();
+    let Fresh {
+        pidfd,
+        identity,
+        mut executor,
+    } = executor.goes_on();
     point::reached(Point::ExecutorIdentified);
-    // Before the launch: the executor of a short task may be gone when it has answered.
-    let itself = match ProcessIdentity::of(&pidfd) {
-        Ok(identity) => identity,
-        Err(e) => {
-            let failure = Failure::Retryable(format!("{EXECUTOR_FAILED}: cannot identify the executor: {e}"));
-            return Err((failure, Some(pidfd)));
-        }
-    };
     let request = client::launch_request(spec);
     let answer = match tokio::time::timeout(LAUNCH_BOUND, executor.launch(request)).await {
         Ok(Ok(answer)) => answer.into_inner(),
@@ -382,7 +406,7 @@ async fn launch(
         }
     };
     let warnings = answer.warnings.clone();
-    match identities(itself, answer) {
+    match identities(identity, answer) {
         Ok(identities) => Ok((
             Launched {
                 identities,

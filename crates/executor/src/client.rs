@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use holdfast_wire::executor_v1::executor_client::ExecutorClient;
 use holdfast_wire::executor_v1::{IdentifyRequest, IdentifyResponse, LaunchRequest, TaskSpec};
 use hyper_util::rt::TokioIo;
 use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::birth::Birth;
 use crate::protocol::{self, Versions};
 use crate::server::BIND_AGAIN;
 
@@ -48,10 +49,10 @@ pub fn has_answered(status: &tonic::Status) -> bool {
 }
 
 /// What a new executor does first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum StartMode {
-    /// Waits for a task to launch.
-    Fresh,
+    /// Waits for a task to launch, with an init if it is known how that is to be born.
+    Fresh(Option<Birth>),
     /// Takes over the task that the record names.
     Adopt,
 }
@@ -61,8 +62,47 @@ enum StartMode {
 pub struct Fresh {
     /// Readable when it has ended. It is this process's child.
     pub pidfd: PidFd,
+    /// Who it is. That of a short task may be gone when it has answered.
+    pub identity: ProcessIdentity,
     /// The connection; closed when dropped.
     pub executor: ExecutorClient<Channel>,
+}
+
+/// An executor that was cloned just now. It leaves when this is dropped.
+#[derive(Debug)]
+pub struct Unconnected {
+    path: PathBuf,
+    pidfd: PidFd,
+    ours: UnixStream,
+}
+
+impl Unconnected {
+    /// A connection to it; it has not said anything.
+    pub async fn connect(self) -> Result<Unasked, LaunchError> {
+        let Unconnected { path, pidfd, ours } = self;
+        let connected = async {
+            let identity = ProcessIdentity::of(&pidfd)?;
+            ours.set_nonblocking(true)?;
+            let ours = tokio::net::UnixStream::from_std(ours)?;
+            Ok((identity, channel(ours).await.map_err(io::Error::other)?))
+        };
+        match connected.await {
+            Ok((identity, channel)) => {
+                point::reached(Point::ExecutorConnected);
+                Ok(Unasked(Fresh {
+                    pidfd,
+                    identity,
+                    executor: ExecutorClient::new(channel),
+                }))
+            }
+            Err(e) => {
+                let e: io::Error = e;
+                kill_child(&pidfd).await;
+                let reason = format!("speaking to it: {e}");
+                Err(LaunchError::Start { path, reason })
+            }
+        }
+    }
 }
 
 /// An executor of which nothing has been asked yet, and which has touched nothing. It leaves when its connection is closed.
@@ -163,34 +203,27 @@ impl Launcher {
     /// Starts an executor on a supervision directory, with a connection to it: what is asked of it is answered once it is ready. It
     /// lives in `shared_cgroups`: one directory on v2, any number on v1; those that are missing are made.
     pub async fn start(&self, dir: &SupervisionDir, shared_cgroups: &[PathBuf]) -> Result<Fresh, LaunchError> {
-        Ok(self.begin(dir.path(), shared_cgroups).await?.goes_on())
+        let begun = self.begin(dir.path(), shared_cgroups, None)?;
+        Ok(begun.connect().await?.goes_on())
     }
 
-    /// Starts an executor whose supervision directory need not be there yet. Until something is asked of it, it touches nothing of the
-    /// host.
-    pub async fn begin(&self, folder: &Path, shared_cgroups: &[PathBuf]) -> Result<Unasked, LaunchError> {
-        let (ours, theirs) =
-            std::os::unix::net::UnixStream::pair().map_err(|e| self.failed(format!("making a connection: {e}")))?;
-        let pidfd = self.spawn(folder, shared_cgroups, StartMode::Fresh, theirs.as_fd())?;
+    /// Clones an executor whose supervision directory need not be there yet. Until something is asked of it, it touches nothing of the
+    /// host; it has an init with the `birth` that its task will probably want, which saves time if that is so.
+    pub fn begin(
+        &self,
+        folder: &Path,
+        shared_cgroups: &[PathBuf],
+        birth: Option<Birth>,
+    ) -> Result<Unconnected, LaunchError> {
+        let (ours, theirs) = UnixStream::pair().map_err(|e| self.failed(format!("making a connection: {e}")))?;
+        let pidfd = self.spawn(folder, shared_cgroups, StartMode::Fresh(birth), theirs.as_fd())?;
         drop(theirs);
         point::reached(Point::ExecutorCloned);
-        let connected = async {
-            ours.set_nonblocking(true)?;
-            channel(UnixStream::from_std(ours)?).await.map_err(io::Error::other)
-        };
-        match connected.await {
-            Ok(channel) => {
-                point::reached(Point::ExecutorConnected);
-                Ok(Unasked(Fresh {
-                    pidfd,
-                    executor: ExecutorClient::new(channel),
-                }))
-            }
-            Err(e) => {
-                kill_child(&pidfd).await;
-                Err(self.failed(format!("speaking to it: {e}")))
-            }
-        }
+        Ok(Unconnected {
+            path: self.executor.clone(),
+            pidfd,
+            ours,
+        })
     }
 
     fn failed(&self, reason: String) -> LaunchError {
@@ -281,8 +314,10 @@ impl Launcher {
             folder.into(),
             "3".into(),
         ];
-        if mode == StartMode::Adopt {
-            arguments.push("--adopt".into());
+        match mode {
+            StartMode::Adopt => arguments.push("--adopt".into()),
+            StartMode::Fresh(Some(birth)) => arguments.extend(["--init".into(), birth.to_argument().into()]),
+            StartMode::Fresh(None) => {}
         }
         if unified.is_none() {
             arguments.extend(shared_cgroups.iter().map(|path| path.clone().into_os_string()));
@@ -439,7 +474,7 @@ async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorCli
         path: path.to_owned(),
         source,
     };
-    let stream = UnixStream::connect(address).await.map_err(unreachable)?;
+    let stream = tokio::net::UnixStream::connect(address).await.map_err(unreachable)?;
     let credentials = socket::peer_credentials(&stream).map_err(unreachable)?;
     let own = process::effective_uid();
     if credentials.uid != own && credentials.uid != 0 {
@@ -465,7 +500,7 @@ async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorCli
 }
 
 /// Over one connection, which is not made again.
-async fn channel(stream: UnixStream) -> Result<Channel, tonic::transport::Error> {
+async fn channel(stream: tokio::net::UnixStream) -> Result<Channel, tonic::transport::Error> {
     let mut once = Some(TokioIo::new(stream));
     Endpoint::from_static("http://executor")
         .connect_with_connector(service_fn(move |_| {

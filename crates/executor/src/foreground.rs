@@ -11,6 +11,7 @@ use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::birth::Births;
 use crate::children::Children;
 use crate::server::{self, Services};
 use crate::service::Service;
@@ -107,7 +108,7 @@ impl Foreground {
         };
         let supervisor = Supervisor {
             dir: dir.try_clone()?,
-            init_program,
+            births: Births::new(init_program),
             children,
             sessions,
             commands: queue,

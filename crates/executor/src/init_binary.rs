@@ -8,11 +8,16 @@ use std::path::{Path, PathBuf};
 static PROGRAM: &[u8] = include_bytes!(env!("HOLDFAST_INIT"));
 const HASH: &str = env!("HOLDFAST_INIT_HASH");
 
+/// Where the init is, once it is laid out.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("bin").join(HASH).join("holdfast-init")
+}
+
 /// Path of the init beneath `<state_dir>/bin`, written if it is not there: to a temporary name, synced, renamed, so that a
 /// half-written program is never found under the name.
 pub fn lay_out(state_dir: &Path) -> io::Result<PathBuf> {
+    let path = path(state_dir);
     let folder = state_dir.join("bin").join(HASH);
-    let path = folder.join("holdfast-init");
     if is_whole(&path) {
         return Ok(path);
     }
@@ -30,6 +35,11 @@ pub fn lay_out(state_dir: &Path) -> io::Result<PathBuf> {
     fs::rename(&temporary, &path)?;
     File::open(&folder)?.sync_all()?;
     Ok(path)
+}
+
+/// Whether it is laid out already.
+pub fn is_laid_out(state_dir: &Path) -> bool {
+    is_whole(&path(state_dir))
 }
 
 /// The name holds the hash and the content came there by rename, so that the size tells damage enough.

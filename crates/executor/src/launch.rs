@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,21 +14,22 @@ use holdfast_cgroup::{Scope, ScopeError, Watch};
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{self, Event, fd};
 use holdfast_record::{
-    DeviceRule, OutputRecord, PlanRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir,
-    milliseconds, names, now_ms,
+    DeviceRule, OutputRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir, milliseconds,
+    names, now_ms,
 };
 use holdfast_sandbox::host::RootMount;
 use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
-use holdfast_sys::file::{change_owner, duplicate_above, in_memory, mkfifo_at, open_at};
+use holdfast_sys::file::{change_owner, in_memory, mkfifo_at, open_at};
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::{self, Registered};
-use holdfast_sys::socket::{message_pair, pipe, receive_with_descriptor};
-use holdfast_sys::spawn::{self, Code, Failure, SpawnError, Steps};
+use holdfast_sys::socket::{pipe, receive_with_descriptor};
+use holdfast_sys::spawn::{Code, Failure, Steps};
 use holdfast_wire::executor_v1;
 use tokio::io::Interest;
 
+use crate::birth::{Birth, Births};
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
@@ -133,18 +134,18 @@ impl LaunchError {
     }
 }
 
-fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Result<T, LaunchError> {
+pub(crate) fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Result<T, LaunchError> {
     answer.map_err(|source| LaunchError::Prepare {
         what: what.into(),
         source,
     })
 }
 
-/// Launches, with the init of this path.
+/// Launches.
 pub async fn launch(
     dir: &SupervisionDir,
     spec: executor_v1::TaskSpec,
-    init_program: &Path,
+    births: &mut Births,
 ) -> Result<Launched, LaunchError> {
     let mut task = Task::of(spec)?;
     let scope = task::scope_of(&task.plan.placement);
@@ -153,7 +154,7 @@ pub async fn launch(
         task.plan.placement.scope_inode = scope.inode();
     }
     point::reached(Point::CgroupsMade);
-    let launched = clone_and_release(dir, task, scope.clone(), init_program).await;
+    let launched = clone_and_release(dir, task, scope.clone(), births).await;
     if launched.is_err()
         && let Some(scope) = scope
     {
@@ -166,7 +167,7 @@ async fn clone_and_release(
     dir: &SupervisionDir,
     task: Task,
     scope: Option<Scope>,
-    init_program: &Path,
+    births: &mut Births,
 ) -> Result<Launched, LaunchError> {
     let mut task = task;
     // Before somebody makes device nodes there, who must not meet rules that are half written.
@@ -184,7 +185,6 @@ async fn clone_and_release(
     let events = make_fifo(dir, names::EVENTS)?;
     point::reached(Point::ExitPrefilled);
     let (gate, release) = preparing("making the gate", pipe())?;
-    let (report, init_report) = preparing("making a socket pair", message_pair())?;
     let unified = match &scope {
         Some(scope) if scope.version == holdfast_cgroup::Version::V2 => {
             let path = scope.join.first().unwrap_or(&scope.kill);
@@ -221,28 +221,28 @@ async fn clone_and_release(
         File::from(preparing("plan", plan.try_clone())?).write_all_at(block, 0),
     )?;
 
-    let init = spawn_init(
-        init_program,
-        &[
-            (&plan, fd::PLAN),
-            (&stdout.fifo, fd::STDOUT),
-            (&stderr.fifo, fd::STDERR),
-            (&exit, fd::EXIT),
-            (&events, fd::EVENTS),
-            (&gate, fd::GATE),
-            (&init_report, fd::REPORT),
-            (&stdout.spool, fd::STDOUT_SPOOL),
-            (&stderr.spool, fd::STDERR_SPOOL),
-        ],
-        unified.as_ref(),
-        &task.plan,
-    )?;
+    let birth = Birth::of(task.plan.isolation.namespaces, task.plan.network_namespace.as_ref());
+    let descriptors = [
+        plan.as_fd(),
+        stdout.fifo.as_fd(),
+        stderr.fifo.as_fd(),
+        exit.as_fd(),
+        events.as_fd(),
+        gate.as_fd(),
+        stdout.spool.as_fd(),
+        stderr.spool.as_fd(),
+    ];
+    let (init, report) = births.tell(birth, descriptors, unified.as_ref().map(AsFd::as_fd))?;
     let mut unreleased = Unreleased {
         init: Some(init),
         main: None,
     };
-    drop((init_report, gate, exit, plan));
+    drop((gate, exit, plan));
     point::reached(Point::InitCloned);
+    // First, as the scheduler may let the init run here alone.
+    let (pid, main) = cloned(report, dir, &steps).await?;
+    unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
+    point::reached(Point::MainCloned);
     // While the main process builds its tree. It waits behind the gate, so that nothing is counted of it yet, and no limit comes late.
     let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
     point::reached(Point::LimitsSet);
@@ -258,9 +258,6 @@ async fn clone_and_release(
             .and_then(|watch| watch.counters().ok()?.pids_denied)
             .unwrap_or(0),
     };
-    let (pid, main) = cloned(report, dir, &steps).await?;
-    unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
-    point::reached(Point::MainCloned);
     let init = unreleased.init.as_ref().expect("it was put there above");
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     let pump = match (limited, collected) {
@@ -571,7 +568,11 @@ fn main_steps(
     if isolation.namespaces.cgroup {
         named = named.then("of cgroups", |steps| steps.unshare(libc::CLONE_NEWCGROUP));
     }
-    if let Some(path) = plan.network_namespace.as_ref().filter(|_| clone_flags(isolation) == 0) {
+    if let Some(path) = plan
+        .network_namespace
+        .as_ref()
+        .filter(|_| clone_flags(isolation.namespaces) == 0)
+    {
         named = named.then(path.clone(), |steps| steps.join_network_namespace(path));
     }
     if let Some(namespace) = user_namespace {
@@ -627,74 +628,6 @@ fn written_folder(dir: &SupervisionDir, task: &Task) -> io::Result<PathBuf> {
         std::fs::set_permissions(folder.join("upper"), std::fs::Permissions::from_mode(0o755))?;
     }
     Ok(folder)
-}
-
-fn spawn_init(
-    program: &Path,
-    descriptors: &[(&OwnedFd, i32)],
-    cgroup: Option<&OwnedFd>,
-    plan: &PlanRecord,
-) -> Result<PidFd, LaunchError> {
-    let namespaces = clone_flags(&plan.isolation);
-    let null = preparing(
-        "opening /dev/null",
-        File::options().read(true).write(true).open("/dev/null"),
-    )?;
-    // Above the numbers that are about to be overwritten.
-    let above = |fd: BorrowedFd<'_>| preparing("duplicating a descriptor", duplicate_above(fd, 32));
-    let null = above(null.as_fd())?;
-    let mut held = Vec::new();
-    let mut steps = Steps::new();
-    for number in 0..3 {
-        steps = steps.duplicate(null.as_raw_fd(), number);
-    }
-    let cgroup_entry = cgroup.map(|cgroup| (cgroup, fd::CGROUP));
-    for (descriptor, number) in descriptors.iter().copied().chain(cgroup_entry) {
-        let copy = above(descriptor.as_fd())?;
-        steps = steps.duplicate(copy.as_raw_fd(), number);
-        held.push(copy);
-    }
-    let points = point::folder();
-    if let Some(folder) = points {
-        let copy = above(folder)?;
-        steps = steps.duplicate(copy.as_raw_fd(), fd::CRASH_POINTS);
-        held.push(copy);
-    }
-    let mut arguments = vec!["holdfast-init"];
-    arguments.extend(cgroup.map(|_| protocol::INTO_CGROUP));
-    let first_closed = match cgroup {
-        _ if points.is_some() => fd::CRASH_POINTS + 1,
-        Some(_) => fd::CGROUP + 1,
-        None => fd::CGROUP,
-    };
-    // All that is the task's own is the init's then, and sessions find it there.
-    let network = plan.network_namespace.as_ref().filter(|_| namespaces != 0);
-    if let Some(path) = network {
-        steps = steps.join_network_namespace(path);
-    }
-    let mut steps =
-        steps
-            .default_signals()
-            .close_from(first_closed.unsigned_abs())
-            .exec(program, &arguments, &[] as &[&str]);
-    let birthplace = spawn::Birthplace {
-        new_namespaces: namespaces,
-        ..spawn::Birthplace::default()
-    };
-    match spawn::spawn_and_wait(&mut steps, birthplace) {
-        Ok((_, pidfd)) => Ok(pidfd),
-        Err(SpawnError::Clone(source)) => Err(LaunchError::Prepare {
-            what: "cloning the init".into(),
-            source,
-        }),
-        Err(SpawnError::Step(failure)) => Err(LaunchError::Step {
-            explanation: match (Code::of(failure.code.into()), network) {
-                (Some(Code::JoinNamespace), Some(path)) => explain(failure, path),
-                _ => format!("the init: {}", explain(failure, &program.display().to_string())),
-            },
-            errno: failure.errno,
-        }),
-    }
 }
 
 /// The pid and pidfd that the init sends back.

@@ -6,6 +6,7 @@
 pub mod adopt;
 pub mod attributes;
 pub mod beneath;
+pub mod birth;
 pub mod children;
 pub mod cli;
 pub mod client;

@@ -1,4 +1,4 @@
-//! `holdfast-executor supervise DIR READY_FD [--adopt] [CGROUP...]`: what the driver starts. Not for people.
+//! `holdfast-executor supervise DIR READY_FD [--adopt] [--init BIRTH] [CGROUP...]`: what the driver starts. Not for people.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,6 +16,7 @@ use holdfast_sys::{process, readiness};
 use holdfast_wire::executor_v1::executor_server::ExecutorServer;
 use tokio::sync::{mpsc, watch};
 
+use crate::birth::{Birth, Births};
 use crate::children::Children;
 use crate::server::{self, Early, Services};
 use crate::service::Service;
@@ -29,6 +30,8 @@ struct Arguments {
     dir: PathBuf,
     launcher: Launcher,
     adopt: bool,
+    /// What its task's init will probably be born with.
+    birth: Option<Birth>,
     cgroups: Vec<PathBuf>,
 }
 
@@ -68,10 +71,15 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Arguments> {
     };
     let mut rest = arguments.peekable();
     let adopt = rest.next_if(|argument| argument == "--adopt").is_some();
+    let birth = match rest.next_if(|argument| argument == "--init") {
+        Some(_) => rest.next().and_then(|birth| Birth::from_argument(&birth)),
+        None => None,
+    };
     Ok(Arguments {
         dir: dir.into(),
         launcher,
         adopt,
+        birth,
         cgroups: rest.map(PathBuf::from).collect(),
     })
 }
@@ -105,6 +113,18 @@ async fn supervise(arguments: Arguments) -> Result<()> {
             (None, Some(Early::serve(stream, leaving.clone())))
         }
     };
+    let state_dir = arguments
+        .dir
+        .ancestors()
+        .nth(2)
+        .context("the supervision directory lies in no state directory")?;
+    let mut births = Births::new(init_binary::path(state_dir));
+    if let Some(birth) = arguments.birth
+        && has_entered
+        && init_binary::is_laid_out(state_dir)
+    {
+        births.expect(birth);
+    }
     point::reached(Point::ExecutorBegun);
     // Its launcher may have no use for it: the task cannot be started.
     if let Some(calling) = &mut calling
@@ -137,12 +157,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
         children: children.clone(),
         sessions: sessions.clone(),
     };
-    let state_dir = dir
-        .path()
-        .ancestors()
-        .nth(2)
-        .context("the supervision directory lies in no state directory")?;
-    let init_program = init_binary::lay_out(state_dir).context("laying out the init")?;
+    init_binary::lay_out(state_dir).context("laying out the init")?;
     let listener =
         server::listen(&dir, &intent.nonce).with_context(|| format!("listening in {}", dir.path().display()))?;
     let services = Services::default().with(ExecutorServer::new(service));
@@ -156,7 +171,7 @@ async fn supervise(arguments: Arguments) -> Result<()> {
     point::reached(Point::ListeningTold);
     let supervisor = Supervisor {
         dir,
-        init_program,
+        births,
         children,
         sessions,
         commands: queue,

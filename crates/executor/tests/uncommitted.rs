@@ -32,7 +32,9 @@ async fn a_launch_without_a_commit_ends_after_the_bound_and_one_with_it_does_not
         };
         let supervisor = Supervisor {
             dir: dir.try_clone().unwrap(),
-            init_program: holdfast_executor::init_binary::lay_out(state.path()).unwrap(),
+            births: holdfast_executor::birth::Births::new(
+                holdfast_executor::init_binary::lay_out(state.path()).unwrap(),
+            ),
             children: children.clone(),
             sessions: Sessions::default(),
             commands: queue,

@@ -12,12 +12,10 @@ use holdfast_init::protocol::{self, Event, fd};
 use holdfast_init::raw::{self, Clock, errno, nr};
 use holdfast_init::steps::{self, Failure};
 
-// The kernel starts a program with the argument count on top of an aligned stack.
 global_asm!(
     ".globl _start",
     "_start:",
     "xor ebp, ebp",
-    "mov rdi, rsp",
     "and rsp, -16",
     "call {main}",
     "ud2",
@@ -34,10 +32,10 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const SIGCHLD: u64 = 17;
 const O_CLOEXEC: usize = 0o2000000;
 
-extern "C" fn main(stack: *const usize) -> ! {
-    // SAFETY: the kernel put the argument count and the pointers to the arguments there.
-    let into_cgroup = unsafe { stack.read() > 1 };
+extern "C" fn main() -> ! {
     become_subreaper_and_block_signals();
+    // Without an executor there is nothing to do.
+    let Some(into_cgroup) = be_told() else { raw::exit(0) };
     let Some((block, length)) = map_plan() else {
         raw::exit(124)
     };
@@ -144,37 +142,84 @@ fn clone(into_cgroup: bool, pidfd: &mut i32) -> Result<usize, i32> {
     unsafe { raw::checked(nr::CLONE3, arguments.as_ptr() as usize, size_of::<[u64; 11]>(), 0, 0) }
 }
 
+const SOL_SOCKET: i32 = 1;
+const SCM_RIGHTS: i32 = 1;
+const CONTROL_HEADER: usize = 16;
+
+/// The kernel's struct msghdr.
+#[repr(C)]
+struct Message {
+    name: usize,
+    name_length: u32,
+    vectors: usize,
+    vector_count: usize,
+    control: usize,
+    control_length: usize,
+    flags: i32,
+}
+
+/// The kernel's struct cmsghdr, and descriptors behind it.
+#[repr(C, align(8))]
+struct Control<const COUNT: usize> {
+    length: usize,
+    level: i32,
+    kind: i32,
+    descriptors: [i32; COUNT],
+}
+
+/// Waits for the executor's message and takes what is beside it (unix(7), SCM_RIGHTS). `None`: the executor is gone, or what came is not
+/// what was to come. Otherwise whether the main process is to be cloned into a cgroup.
+fn be_told() -> Option<bool> {
+    const COUNT: usize = protocol::SENT.len();
+    let mut byte = [0u8; 1];
+    let vector = [byte.as_mut_ptr() as usize, byte.len()];
+    let mut control = Control {
+        length: 0,
+        level: 0,
+        kind: 0,
+        descriptors: [-1; COUNT],
+    };
+    let mut message = Message {
+        name: 0,
+        name_length: 0,
+        vectors: vector.as_ptr() as usize,
+        vector_count: 1,
+        control: &raw mut control as usize,
+        control_length: size_of::<Control<COUNT>>(),
+        flags: 0,
+    };
+    loop {
+        // SAFETY: the structures refer to memory of the lengths that they say, which lives until the call returns.
+        match unsafe { raw::checked(nr::RECVMSG, fd::REPORT as usize, &raw mut message as usize, 0, 0) } {
+            Ok(1) => break,
+            Err(errno::EINTR) => {}
+            _ => return None,
+        }
+    }
+    // SAFETY: the kernel has written there; nothing else looks at it.
+    let Control {
+        length, descriptors, ..
+    } = unsafe { core::ptr::read_volatile(&raw const control) };
+    let sent = length.saturating_sub(CONTROL_HEADER) / size_of::<i32>();
+    let is_as_agreed = (COUNT - 1..=COUNT).contains(&sent)
+        && descriptors
+            .iter()
+            .zip(protocol::SENT)
+            .take(sent)
+            .all(|(came, agreed)| *came == agreed);
+    is_as_agreed.then_some(sent == COUNT)
+}
+
 /// Sends pid and pidfd back (unix(7), SCM_RIGHTS). An executor that is gone hears nothing, and its death shuts the gate.
 fn report(main: i32, pidfd: i32) {
-    const SOL_SOCKET: i32 = 1;
-    const SCM_RIGHTS: i32 = 1;
     const MSG_NOSIGNAL: usize = 0x4000;
-    #[repr(C)]
-    struct Control {
-        length: usize,
-        level: i32,
-        kind: i32,
-        descriptor: i32,
-        padding: i32,
-    }
-    #[repr(C)]
-    struct Message {
-        name: usize,
-        name_length: u32,
-        vectors: usize,
-        vector_count: usize,
-        control: usize,
-        control_length: usize,
-        flags: i32,
-    }
     let pid = main.to_le_bytes();
     let vector = [pid.as_ptr() as usize, protocol::CLONED_SIZE];
     let control = Control {
-        length: 20,
+        length: CONTROL_HEADER + size_of::<i32>(),
         level: SOL_SOCKET,
         kind: SCM_RIGHTS,
-        descriptor: pidfd,
-        padding: 0,
+        descriptors: [pidfd],
     };
     let message = Message {
         name: 0,
@@ -182,7 +227,7 @@ fn report(main: i32, pidfd: i32) {
         vectors: vector.as_ptr() as usize,
         vector_count: 1,
         control: &raw const control as usize,
-        control_length: size_of::<Control>(),
+        control_length: size_of::<Control<1>>(),
         flags: 0,
     };
     // SAFETY: the structures are the kernel's struct msghdr and cmsghdr and live until the call returns.

@@ -27,7 +27,8 @@ macro_rules! points {
 }
 
 points! {
-    /// Driver: StartTask has taken the id and validated everything; on the host there is nothing but an executor of which nothing was asked.
+    /// Driver: StartTask has taken the id and validated everything; on the host there is nothing but an executor of which nothing was asked, and a
+    /// folder that no reader takes for a task's.
     StartPlanned = "driver.start-planned",
     /// Driver: the supervision directory is made under a temporary name; it is empty.
     FolderMade = "driver.folder-made",
@@ -62,14 +63,14 @@ points! {
     CgroupsMade = "executor.cgroups-made",
     /// Executor: the rules for devices are set, the FIFOs of the output and their spools are made.
     OutputMade = "executor.output-made",
-    /// Executor: the pre-filled exit record and the events are there; nothing is cloned.
+    /// Executor: the pre-filled exit record and the events are there; an init, if there is one, knows nothing of them.
     ExitPrefilled = "executor.exit-prefilled",
-    /// Executor: the init is cloned; it has not been heard of.
+    /// Executor: the init is there and told what to run; it has not been heard of.
     InitCloned = "executor.init-cloned",
-    /// Executor: limits are set, while the init clones the main process and that builds what it is to see.
-    LimitsSet = "executor.limits-set",
-    /// Executor: the main process is cloned and waits at the gate; nothing is recorded.
+    /// Executor: the main process is cloned and comes to the gate; nothing is recorded.
     MainCloned = "executor.main-cloned",
+    /// Executor: limits are set, while the main process builds what it is to see.
+    LimitsSet = "executor.limits-set",
     /// Executor: all identities are recorded; the gate is shut.
     LaunchRecorded = "executor.launch-recorded",
     /// Executor: the gate is open; nobody has said that the main process is executed.

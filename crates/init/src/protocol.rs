@@ -1,6 +1,6 @@
 //! What the executor hands to the init, and what it hears back.
 
-/// Descriptors that the executor puts in place before it executes the init.
+/// Descriptors of the init. It is executed with [`fd::REPORT`], and is sent those that it is to work with.
 pub mod fd {
     /// The steps of the main process, in memory.
     pub const PLAN: i32 = 3;
@@ -14,7 +14,7 @@ pub mod fd {
     pub const EVENTS: i32 = 7;
     /// The gate: the main process is executed after one byte, never after end of file.
     pub const GATE: i32 = 8;
-    /// The socket on which the main process's pidfd goes back.
+    /// The socket on which the init is told what to do, and on which the main process's pidfd goes back.
     pub const REPORT: i32 = 9;
     /// What of the standard output is on its way into the log, open both ways so that it survives the executor. Only held.
     pub const STDOUT_SPOOL: i32 = 10;
@@ -28,8 +28,19 @@ pub mod fd {
     pub const USER_NAMESPACE: i32 = 61;
 }
 
-/// The init's only argument when the main process is cloned into [`fd::CGROUP`].
-pub const INTO_CGROUP: &str = "into-cgroup";
+/// What the init is sent beside its one message on [`fd::REPORT`], in this order. Descriptors that arrive take the lowest free numbers
+/// (unix(7)), and whoever executes the init leaves just these free. [`fd::CGROUP`] comes last, or not at all.
+pub const SENT: [i32; 9] = [
+    fd::PLAN,
+    fd::STDOUT,
+    fd::STDERR,
+    fd::EXIT,
+    fd::EVENTS,
+    fd::GATE,
+    fd::STDOUT_SPOOL,
+    fd::STDERR_SPOOL,
+    fd::CGROUP,
+];
 
 /// A byte in the events FIFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

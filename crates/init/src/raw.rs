@@ -18,6 +18,7 @@ pub mod nr {
     pub const DUP2: usize = 33;
     pub const GETPID: usize = 39;
     pub const SENDMSG: usize = 46;
+    pub const RECVMSG: usize = 47;
     pub const EXECVE: usize = 59;
     pub const CHDIR: usize = 80;
     pub const MKDIR: usize = 83;

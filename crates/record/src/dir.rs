@@ -75,6 +75,66 @@ pub struct Lock {
     file: File,
 }
 
+/// A task's folder under a temporary name, its intent in it: nobody takes it for a task's. Removed when dropped.
+#[derive(Debug)]
+pub struct UnnamedDir {
+    root: OwnedFd,
+    driver_root: PathBuf,
+    intent: Intent,
+    /// `None` once it has its name.
+    temporary: Option<SupervisionDir>,
+}
+
+impl UnnamedDir {
+    /// All of [`SupervisionDir::create`] but the last step.
+    pub fn make(driver_root: &Path, intent: Intent) -> Result<UnnamedDir, RecordError> {
+        let driver_root = absolute(driver_root)?;
+        let root = open_root(&driver_root)?;
+        let name = make_temporary_folder(&root, &driver_root)?;
+        let path = driver_root.join(&name);
+        let dir = open_folder(&root, name.as_str()).map_err(|e| RecordError::io("open", &path, e))?;
+        let made = SupervisionDir { path, dir };
+        let made = UnnamedDir {
+            root,
+            driver_root,
+            intent,
+            temporary: Some(made),
+        };
+        point::reached(Point::FolderMade);
+        if let Some(dir) = &made.temporary {
+            dir.write_json(names::INTENT, &made.intent, Durability::Process)?;
+        }
+        point::reached(Point::FolderIntended);
+        Ok(made)
+    }
+
+    /// Gives it its name: from now on it is its task's. [`RecordError::AlreadyExists`]: this task has one already.
+    pub fn appear(mut self) -> Result<SupervisionDir, RecordError> {
+        let intent = &self.intent;
+        let name = SupervisionDir::name_of(&intent.alloc_id, &intent.task_name, &intent.task_id);
+        let path = self.driver_root.join(&name);
+        let gone = || RecordError::Gone { path: path.clone() };
+        let temporary = self.temporary.as_ref().ok_or_else(gone)?;
+        // rename(2) replaces a folder only if it is empty, and ours never is without an intent in it.
+        match renameat(&self.root, temporary.name(), &self.root, name.as_str()) {
+            Ok(()) => {}
+            Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => return Err(occupied(&path, intent)),
+            Err(e) => return Err(RecordError::io("create supervision directory", &path, e)),
+        }
+        let SupervisionDir { dir, .. } = self.temporary.take().ok_or_else(gone)?;
+        Ok(SupervisionDir { path, dir })
+    }
+}
+
+impl Drop for UnnamedDir {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.temporary {
+            // What led here is what matters; `remove_abandoned` takes what stays.
+            let _ = remove_tree(&self.root, dir.name());
+        }
+    }
+}
+
 impl AsFd for Lock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -85,39 +145,7 @@ impl SupervisionDir {
     /// Makes the folder of `intent`'s task in `driver_root`, which is made too if need be. The folder appears together with its
     /// intent or not at all. [`RecordError::AlreadyExists`]: this task has one already.
     pub fn create(driver_root: &Path, intent: &Intent) -> Result<SupervisionDir, RecordError> {
-        let driver_root = absolute(driver_root)?;
-        let root = open_root(&driver_root)?;
-        let name = SupervisionDir::name_of(&intent.alloc_id, &intent.task_name, &intent.task_id);
-        let path = driver_root.join(&name);
-
-        let temporary = make_temporary_folder(&root, &driver_root)?;
-        let dir = match open_folder(&root, temporary.as_str()) {
-            Ok(dir) => SupervisionDir {
-                path: driver_root.join(&temporary),
-                dir,
-            },
-            Err(e) => return Err(RecordError::io("open", &driver_root.join(&temporary), e)),
-        };
-        point::reached(Point::FolderMade);
-        let placed = dir
-            .write_json(names::INTENT, intent, Durability::Process)
-            .and_then(|()| {
-                point::reached(Point::FolderIntended);
-                // rename(2) replaces a folder only if it is empty, and ours never is without an intent in it.
-                match renameat(&root, temporary.as_str(), &root, name.as_str()) {
-                    Ok(()) => Ok(()),
-                    Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => Err(occupied(&path, intent)),
-                    Err(e) => Err(RecordError::io("create supervision directory", &path, e)),
-                }
-            });
-        match placed {
-            Ok(()) => Ok(SupervisionDir { path, dir: dir.dir }),
-            Err(e) => {
-                // The failure that led here is what matters; `remove_abandoned` takes what stays.
-                let _ = remove_tree(&root, temporary.as_str());
-                Err(e)
-            }
-        }
+        UnnamedDir::make(driver_root, intent.clone())?.appear()
     }
 
     /// The folder's name for a task: `<8 hex of alloc and task>-<8 hex of task id>`, so that the incarnations of one task

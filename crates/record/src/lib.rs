@@ -26,7 +26,7 @@ mod task_record;
 
 pub use attributes::{Attributes, IoPriority, Rlimit};
 pub use boot::{BootId, InvalidBootId, boot_id};
-pub use dir::{Lock, SupervisionDir, names};
+pub use dir::{Lock, SupervisionDir, UnnamedDir, names};
 pub use ending::{AgentExit, Ending, ExecutorLoss, ExitType, KillStep, KillTarget, MaxRuntime, Stragglers};
 pub use error::RecordError;
 pub use extra::Extra;

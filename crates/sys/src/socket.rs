@@ -1,8 +1,8 @@
 //! Unix sockets: who is at the other end, and descriptors that travel.
 
 use std::io;
-use std::mem::{size_of, zeroed};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::mem::{size_of, size_of_val, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::{checked, opened};
 
@@ -74,6 +74,45 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     checked(unsafe { libc::pipe2(pair.as_mut_ptr(), libc::O_CLOEXEC) })?;
     // SAFETY: both were just opened, and nobody else knows the numbers.
     Ok(unsafe { (OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])) })
+}
+
+/// Sends one message with descriptors beside it (sendmsg(2), SCM_RIGHTS); an end that is closed is an error and no signal. At most 253
+/// descriptors (unix(7)).
+pub fn send_with_descriptors(fd: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let numbers: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let size = size_of_val(numbers.as_slice()) as u32;
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: computes a number.
+    let space = unsafe { libc::CMSG_SPACE(size) } as usize;
+    let mut control = vec![0u64; space.div_ceil(size_of::<u64>())];
+    // SAFETY: zeros are a valid msghdr.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = space as _;
+    // SAFETY: the control buffer has room for one header and the numbers behind it.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+        libc::CMSG_DATA(header).copy_from_nonoverlapping(numbers.as_ptr().cast(), size as usize);
+    }
+    loop {
+        // SAFETY: the message refers to buffers that live until the call returns.
+        let answer = unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+        if answer >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
 }
 
 /// Receives one message and the descriptor beside it (recvmsg(2), SCM_RIGHTS). Zero bytes: the other end is closed.

@@ -18,7 +18,7 @@ mod oom;
 mod scope_watch;
 mod signals;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ use self::notices::Board;
 use self::oom::{Look, OomKills};
 use self::scope_watch::Watch;
 use crate::adopt::Adopted;
+use crate::birth::Births;
 use crate::children::Children;
 use crate::launch::{self, LaunchError, Launched};
 use crate::pump::{self, Pump};
@@ -208,8 +209,8 @@ pub const IDLE: Snapshot = Snapshot {
 pub struct Supervisor {
     /// The folder; its lock is held by the caller.
     pub dir: SupervisionDir,
-    /// The init on disk, for a launch.
-    pub init_program: PathBuf,
+    /// For a launch.
+    pub births: Births,
     /// Reaping.
     pub children: Children,
     /// All sessions.
@@ -305,7 +306,7 @@ impl Supervisor {
             };
             match command {
                 Command::Launch(spec, reply) => {
-                    return match launch::launch(&self.dir, *spec, &self.init_program).await {
+                    return match launch::launch(&self.dir, *spec, &mut self.births).await {
                         Ok(launched) => self.launched(launched, reply),
                         Err(e) => {
                             let _ = reply.send(Err(e.into()));

@@ -440,13 +440,24 @@ async fn an_executor_of_which_nothing_is_asked_touches_nothing_and_leaves() {
     let before = listing();
     let launcher = Launcher::new(binary().into());
 
-    let dismissed = launcher.begin(&folder, &cgroups).await.unwrap();
+    let dismissed = launcher
+        .begin(&folder, &cgroups, None)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     dismissed.dismiss().await;
     let left = pids_holding(folder.to_str().unwrap());
     assert_eq!(left, Vec::<i32>::new(), "of a dismissed one nobody is left");
 
     // As when its driver is killed: the connection is closed, and nobody kills it.
-    let Fresh { pidfd, executor } = launcher.begin(&folder, &cgroups).await.unwrap().goes_on();
+    let Fresh { pidfd, executor, .. } = launcher
+        .begin(&folder, &cgroups, None)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+        .goes_on();
     drop(executor);
     tokio::task::spawn_blocking(move || ended(&pidfd)).await.unwrap();
     assert_eq!(listing(), before);
@@ -472,7 +483,15 @@ async fn an_executor_whose_folder_is_not_there_when_it_is_asked_says_nothing_and
     let task = host.task("gone");
     let path = task.dir.path().to_owned();
     let launcher = Launcher::new(binary().into());
-    let Fresh { pidfd, mut executor } = launcher.begin(&path, &[]).await.unwrap().goes_on();
+    let Fresh {
+        pidfd, mut executor, ..
+    } = launcher
+        .begin(&path, &[], None)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+        .goes_on();
     fs::remove_dir_all(&path).unwrap();
     let refused = executor
         .launch(client::launch_request(task.shell("true")))

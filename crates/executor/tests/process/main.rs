@@ -2,6 +2,7 @@
 
 mod adoption;
 mod attendance;
+mod birth;
 mod by_hand;
 mod commands;
 mod ending;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use holdfast_record::{Confinement, Entry, Propagation, UserNamespace};
+use holdfast_record::{Confinement, Entry, Namespaces, Propagation, UserNamespace};
 
 use super::IsolationMode;
 
@@ -88,6 +88,28 @@ pub struct Modes {
     pub uts: IsolationMode,
     /// Cgroups.
     pub cgroup: IsolationMode,
+}
+
+impl Modes {
+    /// What they come to; a root of its own is in a mount namespace of its own.
+    pub fn namespaces(self, has_own_root: bool, user: Option<UserNamespace>) -> Namespaces {
+        let Modes {
+            mount,
+            pid,
+            ipc,
+            uts,
+            cgroup,
+        } = self;
+        let is_private = |mode| mode == IsolationMode::Private;
+        Namespaces {
+            mount: has_own_root || is_private(mount),
+            pid: is_private(pid),
+            ipc: is_private(ipc),
+            uts: is_private(uts),
+            cgroup: is_private(cgroup),
+            user,
+        }
+    }
 }
 
 impl Default for Modes {

@@ -8,9 +8,9 @@ use holdfast_record::{Confinement, Entry, Isolation, MountFlags, Namespaces, Roo
 
 use super::device::{self, Device};
 use super::error::{IsolationError, NoPlaceReason, PathFault};
-use super::options::{IsolationOptions, Modes, RootOption, TmpfsOption};
+use super::options::{IsolationOptions, RootOption, TmpfsOption};
 use super::root::{self, Tree};
-use super::{Found, IsolationMode, Origin, View};
+use super::{Found, Origin, View};
 use crate::access::{self, Dead};
 use crate::users::Credentials;
 
@@ -66,14 +66,7 @@ pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<R
         root,
         read_only_root,
         no_pivot_root,
-        modes:
-            Modes {
-                mount,
-                pid,
-                ipc,
-                uts,
-                cgroup,
-            },
+        modes,
         user_namespace,
         hostname,
         shm_bytes,
@@ -84,16 +77,8 @@ pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<R
         // Of the plan: user, command, environment.
         account: _,
     } = options;
-    let is_private = |mode| mode == IsolationMode::Private;
     let has_own_root = root != RootOption::HostTree;
-    let namespaces = Namespaces {
-        mount: has_own_root || is_private(mount),
-        pid: is_private(pid),
-        ipc: is_private(ipc),
-        uts: is_private(uts),
-        cgroup: is_private(cgroup),
-        user: user_namespace,
-    };
+    let namespaces = modes.namespaces(has_own_root, user_namespace);
     check_namespaces(namespaces, hostname.as_deref(), around.stragglers)?;
     if !has_own_root && read_only_root == Some(true) {
         return Err(IsolationError::HostRoot);

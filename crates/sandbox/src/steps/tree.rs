@@ -93,7 +93,7 @@ fn check_namespaces(isolation: &Isolation) -> Result<(), TreeError> {
 }
 
 /// The CLONE_NEW flags of the namespaces that an init is cloned into.
-pub fn clone_flags(isolation: &Isolation) -> i32 {
+pub fn clone_flags(namespaces: Namespaces) -> i32 {
     let Namespaces {
         mount,
         pid,
@@ -102,7 +102,7 @@ pub fn clone_flags(isolation: &Isolation) -> i32 {
         // These two are the main process's to join, in its cgroup and once the tree stands.
         cgroup: _,
         user: _,
-    } = isolation.namespaces;
+    } = namespaces;
     [
         (mount, libc::CLONE_NEWNS),
         (pid, libc::CLONE_NEWPID),
@@ -117,7 +117,7 @@ pub fn clone_flags(isolation: &Isolation) -> i32 {
 /// The CLONE_NEW flags of what a session joins of the init's; its PID namespace it is born in.
 pub fn joined_flags(isolation: &Isolation, has_network: bool) -> i32 {
     let network = if has_network { libc::CLONE_NEWNET } else { 0 };
-    (clone_flags(isolation) & !libc::CLONE_NEWPID) | network
+    (clone_flags(isolation.namespaces) & !libc::CLONE_NEWPID) | network
 }
 
 /// What building a tree needs of the host.

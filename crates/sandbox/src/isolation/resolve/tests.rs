@@ -2,6 +2,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use holdfast_record::{DeviceRule, Propagation, RootBase};
 
+use super::super::IsolationMode;
+use super::super::options::Modes;
 use super::*;
 use crate::isolation::{DeviceOption, TmpfsOption};
 
