@@ -49,36 +49,29 @@ pub async fn start(
     let settings = driver.settings();
     let options =
         TaskOptions::decode(&task.msgpack_driver_config, driver.name(), &settings.options).map_err(Failure::last)?;
-    let place = Place::of(&task).map_err(plan::cgroup_failure)?;
-    let shared_cgroups = place.shared_cgroups();
-    let folder =
-        SupervisionDir::path_of(&driver.root(), &name.alloc_id, &name.task_name, &name.id).map_err(record_failure)?;
-    let birth = plan::birth(&task, &options, driver.name().profile());
     let boot_id = holdfast_record::boot_id().map_err(Failure::last)?;
-    let intent = Intent::new(
-        &name.id,
-        &name.alloc_id,
-        &name.task_name,
-        driver.name().as_str(),
-        boot_id,
-    )
-    .map_err(Failure::last)?;
-    // An executor takes as long to be born as a task to be planned, which another thread does, and a folder to be made. That of a task
-    // that cannot be started has touched nothing, since nothing was asked of it, and its folder goes without having had a name.
-    let begun = begin(driver, &folder, &shared_cgroups, birth);
-    let (planned, unnamed, born) = tokio::join!(
-        plan::plan(&task, place, options, settings, driver.name()),
-        async { UnnamedDir::make(&driver.root(), intent.clone()) },
-        async {
-            let (launcher, begun) = begun?;
-            let executor = begun.connect().await.map_err(|e| executor_failure(&e))?;
-            Ok((launcher, executor))
-        },
-    );
+    let driver_name = driver.name().as_str();
+    let intent = Intent::new(&name.id, &name.alloc_id, &name.task_name, driver_name, boot_id).map_err(Failure::last)?;
+    // The task is planned, its executor born and its folder made at once. An executor of a task that cannot be started has touched nothing,
+    // since nothing was asked of it, and the folder goes without having had a name.
+    let making = {
+        let (root, intent) = (driver.root(), intent.clone());
+        // ext4 may have to read another group's tables from the disk for it.
+        tokio::task::spawn_blocking(move || UnnamedDir::make(&root, intent))
+    };
+    let (prepared, made) = tokio::join!(prepare(driver, &task, &name, options), making);
+    let folder = made
+        .map_err(Failure::last)
+        .and_then(|made| made.map_err(record_failure));
+    let Prepared {
+        planned,
+        shared_cgroups,
+        executor,
+    } = prepared?;
     let mut ready = Ready {
         intent,
-        folder: Some(unnamed),
-        executor: Some(born),
+        folder: Some(folder),
+        executor: Some(executor),
     };
     let started = match planned {
         Ok(planned) => start_planned(driver, &task, name, planned, shared_cgroups, &mut ready, is_wanted).await,
@@ -93,10 +86,45 @@ pub async fn start(
 /// An executor, or why there is none.
 type Born = Result<(Launcher, Unasked), Failure>;
 
+/// A plan, and an executor whether the task can be planned or not.
+struct Prepared {
+    planned: Result<Planned, Failure>,
+    shared_cgroups: Vec<PathBuf>,
+    executor: Born,
+}
+
+async fn prepare(
+    driver: &Driver,
+    task: &TaskConfig,
+    name: &TaskName,
+    options: TaskOptions,
+) -> Result<Prepared, Failure> {
+    let place = Place::of(task).map_err(plan::cgroup_failure)?;
+    let shared_cgroups = place.shared_cgroups();
+    let folder =
+        SupervisionDir::path_of(&driver.root(), &name.alloc_id, &name.task_name, &name.id).map_err(record_failure)?;
+    let birth = plan::birth(task, &options, driver.name().profile());
+    // First, so that it is not queued behind the thread that plans.
+    let begun = begin(driver, &folder, &shared_cgroups, birth);
+    let (planned, executor) = tokio::join!(
+        plan::plan(task, place, options, driver.settings(), driver.name()),
+        async {
+            let (launcher, begun) = begun?;
+            let executor = begun.connect().await.map_err(|e| executor_failure(&e))?;
+            Ok((launcher, executor))
+        },
+    );
+    Ok(Prepared {
+        planned,
+        shared_cgroups,
+        executor,
+    })
+}
+
 /// What was made while the task was planned; each is taken by the step that needs it.
 struct Ready {
     intent: Intent,
-    folder: Option<Result<UnnamedDir, RecordError>>,
+    folder: Option<Result<UnnamedDir, Failure>>,
     executor: Option<Born>,
 }
 
@@ -162,10 +190,13 @@ async fn start_planned(
     });
     warnings.append(&mut launched.warnings);
     point::reached(Point::LaunchHeard);
-    let handle = match handles.handle(&facts, &launched.identities) {
-        _ if !is_wanted() => Err(Failure::last("the caller has gone away")),
-        Ok(handle) => launched.commit(&dir).await.map(|()| handle),
-        Err(failure) => Err(failure),
+    let handle = if is_wanted() {
+        let identities = launched.identities;
+        // The handle is made while the executor commits.
+        let (committed, handle) = tokio::join!(launched.commit(&dir), async { handles.handle(&facts, &identities) });
+        committed.and(handle)
+    } else {
+        Err(Failure::last("the caller has gone away"))
     };
     match handle {
         Ok(handle) => {
@@ -224,7 +255,7 @@ async fn name_dir(
     adoption: &Adoption,
 ) -> Result<Made, Failure> {
     let Ready { intent, folder, .. } = ready;
-    match folder.take().expect("it is taken once").and_then(UnnamedDir::appear) {
+    match folder.take().expect("it is taken once")?.appear() {
         Ok(dir) => return Ok(Made::Fresh(dir)),
         Err(RecordError::AlreadyExists { path, .. }) => {
             let dir = SupervisionDir::open(&path).map_err(record_failure)?;

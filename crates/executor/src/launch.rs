@@ -40,7 +40,7 @@ use crate::user_namespace::UserNamespace;
 /// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
 const START_BOUND: Duration = Duration::from_secs(30);
 
-/// A task whose main process runs.
+/// A task that is recorded, and whose main process is released to be executed; see [`Unconfirmed`].
 #[derive(Debug)]
 pub struct Launched {
     /// What is on disk.
@@ -61,6 +61,34 @@ pub struct Launched {
     pub env: Vec<String>,
     /// What could not be done as asked.
     pub warnings: Vec<String>,
+}
+
+/// What is needed to hear whether the main process was executed. Until then a launch may fail; when dropped, it does.
+#[derive(Debug)]
+pub struct Unconfirmed {
+    steps: NamedSteps,
+    scope: Option<Scope>,
+    unreleased: Unreleased,
+}
+
+impl Unconfirmed {
+    /// Waits until the main process is executed. After an error nothing of it is left.
+    pub async fn confirm(mut self, dir: &SupervisionDir, events: &Registered, init: &PidFd) -> Result<(), LaunchError> {
+        let heard = match first_event(events, init).await {
+            Ok(Event::Started | Event::Exited) => {
+                self.unreleased.forget();
+                point::reached(Point::StartHeard);
+                return Ok(());
+            }
+            Ok(Event::NotStarted) => not_started(dir, &self.steps),
+            Err(e) => e,
+        };
+        drop(self.unreleased);
+        if let Some(scope) = self.scope {
+            let _ = scope.remove();
+        }
+        Err(heard)
+    }
 }
 
 /// Why the main process does not run; nothing of it is left.
@@ -141,12 +169,12 @@ pub(crate) fn preparing<T>(what: impl Into<String>, answer: io::Result<T>) -> Re
     })
 }
 
-/// Launches.
+/// Launches, up to the release of the main process.
 pub async fn launch(
     dir: &SupervisionDir,
     spec: executor_v1::TaskSpec,
     births: &mut Births,
-) -> Result<Launched, LaunchError> {
+) -> Result<(Launched, Unconfirmed), LaunchError> {
     let mut task = Task::of(spec)?;
     let scope = task::scope_of(&task.plan.placement);
     if let Some(scope) = &scope {
@@ -168,7 +196,7 @@ async fn clone_and_release(
     task: Task,
     scope: Option<Scope>,
     births: &mut Births,
-) -> Result<Launched, LaunchError> {
+) -> Result<(Launched, Unconfirmed), LaunchError> {
     let mut task = task;
     // Before somebody makes device nodes there, who must not meet rules that are half written.
     restrict_devices(scope.as_ref(), task.plan.isolation.devices.as_deref())?;
@@ -277,24 +305,23 @@ async fn clone_and_release(
         // A main process whose steps have failed is gone by now, and the init tells which.
         Err(e) => return Err(early_end(&events, init, &main, dir, &steps).await.unwrap_or(e)),
     };
-    match first_event(&events, init).await? {
-        Event::Started | Event::Exited => {}
-        Event::NotStarted => return Err(not_started(dir, &steps)),
-    }
-    point::reached(Point::StartHeard);
-    let init = unreleased.init.take().expect("it was put there above");
-    unreleased.main = None;
-    Ok(Launched {
+    let launched = Launched {
         record,
         main,
-        init,
+        init: preparing("duplicating a pidfd", init.try_clone())?,
         events,
         pump,
-        scope,
+        scope: scope.clone(),
         watch,
         env,
         warnings,
-    })
+    };
+    let unconfirmed = Unconfirmed {
+        steps,
+        scope,
+        unreleased,
+    };
+    Ok((launched, unconfirmed))
 }
 
 /// What the kernel had counted in the scope before the task was started in it.
@@ -382,9 +409,17 @@ async fn early_end(
 }
 
 /// Kills what a failed launch has cloned.
+#[derive(Debug)]
 struct Unreleased {
     init: Option<PidFd>,
     main: Option<PidFd>,
+}
+
+impl Unreleased {
+    fn forget(&mut self) {
+        self.init = None;
+        self.main = None;
+    }
 }
 
 impl Drop for Unreleased {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use holdfast_sys::file::read_virtual_text;
 use holdfast_sys::limit;
@@ -22,9 +23,42 @@ const NICE_CEILING: i64 = 20;
 #[derive(Debug, Error)]
 #[error("cannot find out what this process may do: {path}: {source}")]
 pub struct PrivilegesError {
-    path: &'static str,
+    pub(crate) path: &'static str,
     /// Why.
     pub source: io::Error,
+}
+
+/// Capabilities of this process, which gives none of them up and gets none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Capabilities {
+    /// What it may do on the host: in a user namespace of its own a process has every capability, and none does there what it says.
+    pub effective: u64,
+    pub permitted: u64,
+    pub bounding: u64,
+}
+
+impl Capabilities {
+    /// Read once (proc_pid_status(5)): for the kernel it is one of the most laborious files.
+    pub fn of_this_process() -> Result<Capabilities, PrivilegesError> {
+        static OWN: OnceLock<Capabilities> = OnceLock::new();
+        if let Some(own) = OWN.get() {
+            return Ok(*own);
+        }
+        const STATUS: &str = "/proc/self/status";
+        let status = read(STATUS)?;
+        let mask = |name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+                .ok_or_else(|| unreadable(STATUS))
+        };
+        let is_initial = read("/proc/self/uid_map")?.split_whitespace().eq(INITIAL_MAP);
+        let own = Capabilities {
+            effective: if is_initial { mask("CapEff:")? } else { 0 },
+            permitted: mask("CapPrm:")?,
+            bounding: mask("CapBnd:")?,
+        };
+        Ok(*OWN.get_or_init(|| own))
+    }
 }
 
 /// What is asked of the kernel once for each plan.
@@ -47,15 +81,8 @@ pub struct Privileges {
 impl Privileges {
     /// Of this process, now.
     pub fn of_this_process() -> Result<Privileges, PrivilegesError> {
-        let status = read("/proc/self/status")?;
-        let effective = status
-            .lines()
-            .find_map(|line| line.strip_prefix("CapEff:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        let effective = effective.ok_or_else(|| unreadable("/proc/self/status"))?;
-        // In a user namespace of its own a process has every capability, and none of these does what it says.
-        let is_initial = read("/proc/self/uid_map")?.split_whitespace().eq(INITIAL_MAP);
-        let may = |capability: u32| is_initial && effective >> capability & 1 == 1;
+        let effective = Capabilities::of_this_process()?.effective;
+        let may = |capability: u32| effective >> capability & 1 == 1;
         let mut hard_limits = Vec::new();
         let mut nice_limit = 0;
         for name in limit::names() {

@@ -48,7 +48,7 @@ use self::scope_watch::Watch;
 use crate::adopt::Adopted;
 use crate::birth::Births;
 use crate::children::Children;
-use crate::launch::{self, LaunchError, Launched};
+use crate::launch::{self, LaunchError, Launched, Unconfirmed};
 use crate::pump::{self, Pump};
 use crate::session::{Context, Namespaces, Sessions};
 use crate::{children, drain, log};
@@ -287,6 +287,11 @@ impl Supervisor {
         } = adopted;
         match self.living(record, main, init, events, pump, scope, watch, None) {
             Ok(mut living) => {
+                let phase = match living.record.stop {
+                    Some(_) => Phase::Stopping,
+                    None => Phase::Running,
+                };
+                self.tell(&living, phase);
                 self.end_lost(&mut living);
                 self.supervise(living).await;
             }
@@ -307,7 +312,7 @@ impl Supervisor {
             match command {
                 Command::Launch(spec, reply) => {
                     return match launch::launch(&self.dir, *spec, &mut self.births).await {
-                        Ok(launched) => self.launched(launched, reply),
+                        Ok((launched, unconfirmed)) => self.launched(launched, unconfirmed, reply).await,
                         Err(e) => {
                             let _ = reply.send(Err(e.into()));
                             None
@@ -337,9 +342,10 @@ impl Supervisor {
         }
     }
 
-    fn launched(
+    async fn launched(
         &mut self,
         launched: Launched,
+        unconfirmed: Unconfirmed,
         reply: oneshot::Sender<Result<Started, LaunchRefusal>>,
     ) -> Option<Living> {
         let Launched {
@@ -359,18 +365,29 @@ impl Supervisor {
             started_at_ms: record.started_at_ms,
             warnings,
         };
-        match self.living(record, Some(main), Some(init), events, pump, scope, watch, Some(env)) {
+        // While the main process is executed.
+        let watched = init
+            .try_clone()
+            .and_then(|init| self.living(record, Some(main), Some(init), events, pump, scope, watch, Some(env)));
+        let confirmed = match watched {
+            Ok(living) => unconfirmed
+                .confirm(&self.dir, &living.events, &init)
+                .await
+                .map(|()| living),
+            Err(source) => Err(LaunchError::Prepare {
+                what: "watching the task".into(),
+                source,
+            }),
+        };
+        match confirmed {
             Ok(living) => {
+                self.tell(&living, Phase::Running);
                 let _ = reply.send(Ok(started));
                 point::reached(Point::LaunchAnswered);
                 Some(living)
             }
-            Err(source) => {
-                let _ = reply.send(Err(LaunchError::Prepare {
-                    what: "watching the task".into(),
-                    source,
-                }
-                .into()));
+            Err(e) => {
+                let _ = reply.send(Err(e.into()));
                 None
             }
         }
@@ -440,14 +457,6 @@ impl Supervisor {
         if is_alone_since_now {
             self.write_record(&living);
         }
-        self.tell(
-            &living,
-            if living.record.stop.is_some() {
-                Phase::Stopping
-            } else {
-                Phase::Running
-            },
-        );
         Ok(living)
     }
 

@@ -1,32 +1,20 @@
 //! What this process can give to a task.
 
-use std::fs;
-use std::io;
-
 use holdfast_record::CapabilitySets;
 
 use super::{CapabilityError, Set};
-
-const STATUS: &str = "/proc/self/status";
+use crate::privileges::Capabilities;
 
 /// What a child of this process can have: what is in its bounding set, and permitted to it (proc_pid_status(5)). Without
 /// privileges that is nothing.
 ///
 /// A bounding set can only be made smaller by who has CAP_SETPCAP; without it a task's is this process's.
 pub fn available() -> Result<Set, CapabilityError> {
-    let unreadable = |source| CapabilityError::Unreadable { path: STATUS, source };
-    let status = fs::read_to_string(STATUS).map_err(unreadable)?;
-    let mask = |name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    match (mask("CapBnd:"), mask("CapPrm:")) {
-        (Some(bounding), Some(permitted)) => Ok(Set::from_bits(bounding & permitted)),
-        _ => Err(unreadable(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not in the form that is documented",
-        ))),
-    }
+    let own = Capabilities::of_this_process().map_err(|e| CapabilityError::Unreadable {
+        path: e.path,
+        source: e.source,
+    })?;
+    Ok(Set::from_bits(own.bounding & own.permitted))
 }
 
 /// The sets, lowered to what is [`available`].

@@ -109,16 +109,16 @@ fn of_elf(file: &File, head: &[u8]) -> Option<Interpreter> {
     if size != layout.header as u64 || count > MOST_HEADERS {
         return None;
     }
-    for index in 0..count {
-        let header = read_at_most(file, phoff.checked_add(index * size)?, layout.header)?;
-        if number(&header, (0, 4))? != PT_INTERP {
+    let headers = read_at_most(file, phoff, usize::try_from(count * size).ok()?)?;
+    for header in headers.chunks(layout.header) {
+        if number(header, (0, 4))? != PT_INTERP {
             continue;
         }
-        let length = number(&header, layout.p_filesz)?;
+        let length = number(header, layout.p_filesz)?;
         if !(2..=LONGEST).contains(&length) {
             return None;
         }
-        let path = read_at_most(file, number(&header, layout.p_offset)?, usize::try_from(length).ok()?)?;
+        let path = read_at_most(file, number(header, layout.p_offset)?, usize::try_from(length).ok()?)?;
         let end = path.iter().position(|byte| *byte == 0)?;
         return (end > 0).then(|| Interpreter(path[..end].to_vec()));
     }
