@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_record::{AgentExit, BootId, HandleState, RecordError, SupervisionDir, TaskResult, names};
+use holdfast_record::{AgentExit, BootId, HandleState, SupervisionDir, TaskResult, names};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
 use crate::driver::Driver;
@@ -78,7 +78,10 @@ pub async fn recover_in(
         None => match takeover::take_over(driver, &dir, &adoption.shared_cgroups, &adoption.environment).await {
             Ok(found) => found,
             Err(reason) => {
-                end_unreadable(&dir, &state).await;
+                // The DestroyTask that follows would not know whom to kill. A living executor is asked by it.
+                if takeover::is_unreadable(&dir) {
+                    end::end_without_records(&state.task_id, &[&state.main, &state.init]).await;
+                }
                 return Err(Failure::Final(format!("failed to reattach to executor: {reason}")));
             }
         },
@@ -177,19 +180,6 @@ async fn end_without_records(state: &HandleState) {
     if holdfast_record::boot_id().is_ok_and(|current| current == state.boot_id) {
         // The executor first, or it would begin to tell of an end.
         end::end_without_records(&state.task_id, &[&state.executor, &state.main, &state.init]).await;
-    }
-}
-
-/// The same if nobody supervises the task and its record cannot be read: the DestroyTask that follows the error would not know whom to
-/// kill. A living executor is asked by it.
-async fn end_unreadable(dir: &SupervisionDir, state: &HandleState) {
-    let is_unreadable = matches!(
-        dir.record(),
-        Err(RecordError::Malformed { .. } | RecordError::UnsupportedVersion { .. })
-    );
-    let is_supervised = !matches!(dir.lock(), Ok(Some(_)));
-    if is_unreadable && !is_supervised {
-        end::end_without_records(&state.task_id, &[&state.main, &state.init]).await;
     }
 }
 

@@ -228,6 +228,15 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
+/// True if nobody supervises the task, and nobody can: its record cannot be read.
+pub fn is_unreadable(dir: &SupervisionDir) -> bool {
+    let is_damaged = matches!(
+        dir.record(),
+        Err(RecordError::Malformed { .. } | RecordError::UnsupportedVersion { .. })
+    );
+    is_damaged && matches!(dir.lock(), Ok(Some(_)))
+}
+
 /// True if the folder is not there.
 pub fn is_absent(error: &RecordError) -> bool {
     match error {

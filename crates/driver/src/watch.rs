@@ -199,6 +199,7 @@ async fn until_over(
                     told = true;
                 }
             }
+            Err(reason) if takeover::is_unreadable(&dir) => return Some(end_unreadable(&dir, facts, &reason).await),
             Err(reason) => tracing::warn!(
                 task_id = facts.name.id,
                 reason,
@@ -208,6 +209,26 @@ async fn until_over(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Ends a task that has no executor and cannot get one because its record cannot be read: what is told next makes the agent start another
+/// one, and two must not run (contract, R-2). An end of its own that the init had recorded is told as it was.
+async fn end_unreadable(dir: &SupervisionDir, facts: &Facts, reason: &str) -> Outcome {
+    let recorded = dir.exit().ok().flatten();
+    end::end_without_records(&facts.name.id, &[&facts.main, &facts.init]).await;
+    let (status, finished_at_ms) = match recorded {
+        Some(exit) => crate::exit::status_of(&exit),
+        None => {
+            let reason =
+                format!("the task was killed: its executor died, and no other one can take its place: {reason}");
+            (Status::Unknown(reason), now_ms())
+        }
+    };
+    let result = TaskResult::new(status, false, facts.started_at_ms, finished_at_ms);
+    if let Err(e) = dir.write_result(&result) {
+        tracing::warn!(task_id = facts.name.id, error = %e, "cannot write the result of a task whose record is damaged");
+    }
+    result.into()
 }
 
 /// The end of a task that has no executor and cannot get one. Nothing is told that is not on disk, so the driver writes

@@ -112,6 +112,21 @@ async fn a_task_whose_record_is_damaged_does_not_outlive_its_recovery_without_an
     host.ends(driver, &task).await;
 }
 
+/// The driver's watch finds out, and nobody would tell the agent otherwise.
+#[tokio::test]
+async fn a_task_whose_record_is_damaged_ends_with_its_executor_and_that_is_told_r2() {
+    let (host, mut driver, task, handle) = running(OBEDIENT, &[]).await;
+    let executor = state(&handle).executor.open().unwrap().unwrap();
+    let record = state(&handle).dir.join("record.json");
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, &whole[..whole.len() / 2]).unwrap();
+    executor.send_signal(crate::host::SIGKILL).unwrap();
+    let result = driver.wait(&task).await;
+    assert!(result.err.contains(record.to_str().unwrap()), "{result:?}");
+    assert!(!lives(state(&handle).main.pid), "before it is told");
+    host.ends(driver, &task).await;
+}
+
 /// The executor knows the task, and DestroyTask asks it.
 #[tokio::test]
 async fn a_task_whose_record_is_damaged_is_left_to_its_executor() {
