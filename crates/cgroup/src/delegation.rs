@@ -293,6 +293,9 @@ impl Scope {
     /// Whether this process may enter the scope, or make what is missing of it. Changes nothing.
     pub fn require_usable(&self) -> Result<(), Unusable> {
         for dir in &self.join {
+            if access(&procs_file(dir), AccessFlags::W_OK).is_ok() {
+                continue;
+            }
             let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
             // What is missing above is made; so the nearest that exists must be a cgroup.
             let path = if existing == dir || !procs_file(existing).exists() {

@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::limits;
 use crate::options::TaskOptions;
 use crate::plan::{self, EnvironmentAdditions, Place, Planned};
+use crate::settings::Settings;
 use crate::table::{Facts, Outcome, TaskName};
 use crate::takeover::{self, Found};
 use crate::watch::{self, Adoption};
@@ -30,12 +31,15 @@ use crate::watch::{self, Adoption};
 /// How long a launch may take before the executor is taken for stuck.
 const LAUNCH_BOUND: Duration = Duration::from_secs(60);
 
+/// How long what is left to do of a start that was answered gives way to the next: until that one's executor is at work.
+const GIVING_WAY: Duration = Duration::from_millis(2);
+
 /// What the built-in says before the reason of a failed launch.
 const LAUNCH_FAILED: &str = "failed to launch command with executor";
 const EXECUTOR_FAILED: &str = "failed to create executor";
 
-/// Starts a task. Nothing exists on the host before everything is validated, and a failed start leaves nothing behind
-/// (contract, S-4). `is_wanted` says whether the caller is still there: a start that nobody hears of is undone.
+/// Starts a task. Nothing that could be taken for a task exists on the host before everything is validated, and a failed start leaves
+/// nothing behind (contract, S-4). `is_wanted` says whether the caller is still there: a start that nobody hears of is undone.
 pub async fn start(
     driver: &Arc<Driver>,
     task: TaskConfig,
@@ -59,7 +63,7 @@ pub async fn start(
         // ext4 may have to read another group's tables from the disk for it.
         tokio::task::spawn_blocking(move || UnnamedDir::make(&root, intent))
     };
-    let (prepared, made) = tokio::join!(prepare(driver, &task, &name, options), making);
+    let (prepared, made) = tokio::join!(prepare(driver, &task, &name, options, settings), making);
     let folder = made
         .map_err(Failure::last)
         .and_then(|made| made.map_err(record_failure));
@@ -98,6 +102,7 @@ async fn prepare(
     task: &TaskConfig,
     name: &TaskName,
     options: TaskOptions,
+    settings: Arc<Settings>,
 ) -> Result<Prepared, Failure> {
     let place = Place::of(task).map_err(plan::cgroup_failure)?;
     let shared_cgroups = place.shared_cgroups();
@@ -106,14 +111,11 @@ async fn prepare(
     let birth = plan::birth(task, &options, driver.name().profile());
     // First, so that it is not queued behind the thread that plans.
     let begun = begin(driver, &folder, &shared_cgroups, birth);
-    let (planned, executor) = tokio::join!(
-        plan::plan(task, place, options, driver.settings(), driver.name()),
-        async {
-            let (launcher, begun) = begun?;
-            let executor = begun.connect().await.map_err(|e| executor_failure(&e))?;
-            Ok((launcher, executor))
-        },
-    );
+    let (planned, executor) = tokio::join!(plan::plan(task, place, options, settings, driver.name()), async {
+        let (launcher, begun) = begun?;
+        let executor = begun.connect().await.map_err(|e| executor_failure(&e))?;
+        Ok((launcher, executor))
+    },);
     Ok(Prepared {
         planned,
         shared_cgroups,
@@ -204,8 +206,9 @@ async fn start_planned(
             driver.tasks.running(facts.clone()).await;
             let driver = driver.clone();
             tokio::spawn(async move {
-                // Whoever waits for the start hears of it first; what there is to say of it is told before its end can be.
-                tokio::task::yield_now().await;
+                // Whoever waits for the start hears of it first, and its next one goes before; what there is to say of this one is told
+                // before its end can be.
+                tokio::time::sleep(GIVING_WAY).await;
                 tell_start(&driver, &facts, &limits, warnings);
                 watch::spawn(driver, facts, adoption, Some(executor));
             });

@@ -37,9 +37,7 @@ impl Birth {
             network: network.filter(|_| namespaces != 0).cloned(),
         }
     }
-}
 
-impl Birth {
     /// For the command line of an executor.
     pub fn to_argument(&self) -> String {
         format!("{}:{}", self.namespaces, self.network.as_deref().unwrap_or_default())
