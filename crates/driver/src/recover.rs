@@ -79,7 +79,7 @@ pub async fn recover_in(
             Ok(found) => found,
             Err(reason) => {
                 // The DestroyTask that follows would not know whom to kill. A living executor is asked by it.
-                if takeover::is_unreadable(&dir) {
+                if let Some(_lock) = takeover::lock_unreadable(&dir) {
                     end::end_without_records(&state.task_id, &[&state.main, &state.init]).await;
                 }
                 return Err(Failure::Final(format!("failed to reattach to executor: {reason}")));

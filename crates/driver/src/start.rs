@@ -111,11 +111,13 @@ async fn prepare(
     let birth = plan::birth(task, &options, driver.name().profile());
     // First, so that it is not queued behind the thread that plans.
     let begun = begin(driver, &folder, &shared_cgroups, birth);
-    let (planned, executor) = tokio::join!(plan::plan(task, place, options, settings, driver.name()), async {
+    let connecting = async {
         let (launcher, begun) = begun?;
         let executor = begun.connect().await.map_err(|e| executor_failure(&e))?;
         Ok((launcher, executor))
-    },);
+    };
+    let planning = plan::plan(task, place, options, settings, driver.name());
+    let (planned, executor) = tokio::join!(planning, connecting);
     Ok(Prepared {
         planned,
         shared_cgroups,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_executor::client::{self, Peer};
-use holdfast_record::{ExecutorLoss, Record, RecordError, SupervisionDir, TaskResult};
+use holdfast_record::{ExecutorLoss, Lock, Record, RecordError, SupervisionDir, TaskResult};
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_wire::executor_v1::{CommitRequest, EquipRequest};
@@ -228,13 +228,12 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-/// True if nobody supervises the task, and nobody can: its record cannot be read.
-pub fn is_unreadable(dir: &SupervisionDir) -> bool {
-    let is_damaged = matches!(
-        dir.record(),
-        Err(RecordError::Malformed { .. } | RecordError::UnsupportedVersion { .. })
-    );
-    is_damaged && matches!(dir.lock(), Ok(Some(_)))
+/// The lock of a task that nobody supervises, and nobody can: its record cannot be read. As long as it is held nobody tries.
+pub fn lock_unreadable(dir: &SupervisionDir) -> Option<Lock> {
+    match dir.record() {
+        Err(RecordError::Malformed { .. } | RecordError::UnsupportedVersion { .. }) => dir.lock().ok()?,
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// True if the folder is not there.

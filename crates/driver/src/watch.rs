@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_record::{ExecutorLoss, Notice, Notices, Record, Status, SupervisionDir, TaskResult, now_ms};
+use holdfast_record::{ExecutorLoss, Lock, Notice, Notices, Record, Status, SupervisionDir, TaskResult, now_ms};
 use holdfast_sandbox::duration;
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
@@ -199,12 +199,18 @@ async fn until_over(
                     told = true;
                 }
             }
-            Err(reason) if takeover::is_unreadable(&dir) => return Some(end_unreadable(&dir, facts, &reason).await),
-            Err(reason) => tracing::warn!(
-                task_id = facts.name.id,
-                reason,
-                "cannot tell what has become of the task"
-            ),
+            Err(reason) => {
+                if let Some(lock) = takeover::lock_unreadable(&dir)
+                    && let Some(outcome) = end_unreadable(&dir, lock, facts, &reason).await
+                {
+                    return Some(outcome);
+                }
+                tracing::warn!(
+                    task_id = facts.name.id,
+                    reason,
+                    "cannot tell what has become of the task"
+                );
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -212,8 +218,8 @@ async fn until_over(
 }
 
 /// Ends a task that has no executor and cannot get one because its record cannot be read: what is told next makes the agent start another
-/// one, and two must not run (contract, R-2). An end of its own that the init had recorded is told as it was.
-async fn end_unreadable(dir: &SupervisionDir, facts: &Facts, reason: &str) -> Outcome {
+/// one, and two must not run (contract, R-2). An end of its own that the init had recorded is told as it was. `None`: it cannot be told yet.
+async fn end_unreadable(dir: &SupervisionDir, _lock: Lock, facts: &Facts, reason: &str) -> Option<Outcome> {
     let recorded = dir.exit().ok().flatten();
     end::end_without_records(&facts.name.id, &[&facts.main, &facts.init]).await;
     let (status, finished_at_ms) = match recorded {
@@ -225,10 +231,15 @@ async fn end_unreadable(dir: &SupervisionDir, facts: &Facts, reason: &str) -> Ou
         }
     };
     let result = TaskResult::new(status, false, facts.started_at_ms, finished_at_ms);
-    if let Err(e) = dir.write_result(&result) {
-        tracing::warn!(task_id = facts.name.id, error = %e, "cannot write the result of a task whose record is damaged");
-    }
-    result.into()
+    is_on_disk(dir, &facts.name.id, &result).then(|| result.into())
+}
+
+/// Writes the result in the place of an executor. False: neither it nor what the init recorded is on disk, so that it must not be told.
+fn is_on_disk(dir: &SupervisionDir, task_id: &str, result: &TaskResult) -> bool {
+    let Err(e) = dir.write_result(result) else { return true };
+    tracing::warn!(task_id, error = %e, "cannot write the result of a task without an executor");
+    // The init's record is on disk, where its room was taken before the task ran: a full disk hides no end.
+    matches!(dir.exit(), Ok(Some(_)))
 }
 
 /// The end of a task that has no executor and cannot get one. Nothing is told that is not on disk, so the driver writes
@@ -251,12 +262,8 @@ fn ended_unseen(dir: &SupervisionDir, record: &Record, reason: &str) -> Option<O
     let mut result = TaskResult::new(status, false, record.started_at_ms, finished_at_ms);
     result.executor_lost =
         record.plan.ending.on_executor_loss == ExecutorLoss::Kill && !matches!(result.status, Status::Exited(_));
-    if let Err(e) = dir.write_result(&result) {
-        tracing::warn!(task_id = record.task_id, error = %e, "cannot write the result of a task without an executor");
-        // The init's record is on disk, where its room was taken before the task ran: a full disk hides no end.
-        if !matches!(dir.exit(), Ok(Some(_))) {
-            return None;
-        }
+    if !is_on_disk(dir, &record.task_id, &result) {
+        return None;
     }
     drop(lock);
     end::end_init(dir);

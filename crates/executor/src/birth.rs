@@ -53,27 +53,74 @@ impl Birth {
     }
 }
 
+/// What an init works with, beside what it is born with; see [`SENT`].
+#[derive(Debug)]
+pub struct Sent<'a> {
+    /// The steps of the main process.
+    pub plan: BorrowedFd<'a>,
+    /// The main process's output.
+    pub stdout: BorrowedFd<'a>,
+    /// Its error output.
+    pub stderr: BorrowedFd<'a>,
+    /// The exit record.
+    pub exit: BorrowedFd<'a>,
+    /// The events FIFO.
+    pub events: BorrowedFd<'a>,
+    /// What the main process waits at.
+    pub gate: BorrowedFd<'a>,
+    /// Held, so that it outlives the executor.
+    pub stdout_spool: BorrowedFd<'a>,
+    /// The same.
+    pub stderr_spool: BorrowedFd<'a>,
+    /// The cgroup (v2) into which the main process is cloned.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Sent<'a> {
+    /// As [`SENT`] has them.
+    fn in_order(self) -> Vec<BorrowedFd<'a>> {
+        let Sent {
+            plan,
+            stdout,
+            stderr,
+            exit,
+            events,
+            gate,
+            stdout_spool,
+            stderr_spool,
+            cgroup,
+        } = self;
+        let always: [BorrowedFd<'_>; SENT.len() - 1] =
+            [plan, stdout, stderr, exit, events, gate, stdout_spool, stderr_spool];
+        always.into_iter().chain(cgroup).collect()
+    }
+}
+
 /// An init that waits to be told. Killed when dropped.
 #[derive(Debug)]
 struct Waiting {
     birth: Birth,
-    init: Option<PidFd>,
-    socket: OwnedFd,
+    /// With the socket on which it waits; `None` once it is told.
+    init: Option<(PidFd, OwnedFd)>,
 }
 
 impl Waiting {
+    /// Nothing may fail after it has heard: another one would be told in its place.
     fn be_told(mut self, descriptors: &[BorrowedFd<'_>]) -> Result<(PidFd, OwnedFd), LaunchError> {
-        let sent = send_with_descriptors(&self.socket, &[0], descriptors);
-        preparing("telling the init what to run", sent)?;
-        let socket = preparing("duplicating a descriptor", self.socket.try_clone())?;
-        let init = self.init.take().expect("it is taken only here");
-        Ok((init, socket))
+        let (init, socket) = self.init.take().expect("it is told once");
+        match send_with_descriptors(&socket, &[0], descriptors) {
+            Ok(()) => Ok((init, socket)),
+            Err(e) => {
+                self.init = Some((init, socket));
+                preparing("telling the init what to run", Err(e))
+            }
+        }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some(init) = &self.init {
+        if let Some((init, _)) = &self.init {
             let _ = init.send_signal(libc::SIGKILL);
         }
     }
@@ -97,15 +144,9 @@ impl Births {
         self.waiting = self.born(birth).ok();
     }
 
-    /// An init with this birth, which is sent [`SENT`]'s descriptors and does what they say; with a socket on which it tells of the
-    /// main process.
-    pub fn tell(
-        &mut self,
-        birth: Birth,
-        descriptors: [BorrowedFd<'_>; SENT.len() - 1],
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<(PidFd, OwnedFd), LaunchError> {
-        let descriptors: Vec<_> = descriptors.into_iter().chain(cgroup).collect();
+    /// An init with this birth, which is told what to run; with a socket on which it tells of the main process.
+    pub fn tell(&mut self, birth: Birth, sent: Sent<'_>) -> Result<(PidFd, OwnedFd), LaunchError> {
+        let descriptors = sent.in_order();
         let waiting = self.waiting.take().filter(|waiting| waiting.birth == birth);
         // One that somebody has killed meanwhile hears nothing.
         if let Some(waiting) = waiting
@@ -146,8 +187,7 @@ impl Births {
         match spawn::spawn_and_wait(&mut steps, birthplace) {
             Ok((_, pidfd)) => Ok(Waiting {
                 birth,
-                init: Some(pidfd),
-                socket,
+                init: Some((pidfd, socket)),
             }),
             Err(SpawnError::Clone(source)) => Err(LaunchError::Prepare {
                 what: "cloning the init".into(),

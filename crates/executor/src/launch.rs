@@ -29,7 +29,7 @@ use holdfast_sys::spawn::{Code, Failure, Steps};
 use holdfast_wire::executor_v1;
 use tokio::io::Interest;
 
-use crate::birth::{Birth, Births};
+use crate::birth::{Birth, Births, Sent};
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
@@ -250,17 +250,18 @@ async fn clone_and_release(
     )?;
 
     let birth = Birth::of(task.plan.isolation.namespaces, task.plan.network_namespace.as_ref());
-    let descriptors = [
-        plan.as_fd(),
-        stdout.fifo.as_fd(),
-        stderr.fifo.as_fd(),
-        exit.as_fd(),
-        events.as_fd(),
-        gate.as_fd(),
-        stdout.spool.as_fd(),
-        stderr.spool.as_fd(),
-    ];
-    let (init, report) = births.tell(birth, descriptors, unified.as_ref().map(AsFd::as_fd))?;
+    let sent = Sent {
+        plan: plan.as_fd(),
+        stdout: stdout.fifo.as_fd(),
+        stderr: stderr.fifo.as_fd(),
+        exit: exit.as_fd(),
+        events: events.as_fd(),
+        gate: gate.as_fd(),
+        stdout_spool: stdout.spool.as_fd(),
+        stderr_spool: stderr.spool.as_fd(),
+        cgroup: unified.as_ref().map(AsFd::as_fd),
+    };
+    let (init, report) = births.tell(birth, sent)?;
     let mut unreleased = Unreleased {
         init: Some(init),
         main: None,

@@ -78,11 +78,27 @@ pub struct Lock {
 /// A task's folder under a temporary name, its intent in it: nobody takes it for a task's. Removed when dropped.
 #[derive(Debug)]
 pub struct UnnamedDir {
-    root: OwnedFd,
     driver_root: PathBuf,
     intent: Intent,
-    /// `None` once it has its name.
-    temporary: Option<SupervisionDir>,
+    dir: SupervisionDir,
+    temporary: Temporary,
+}
+
+/// A folder that goes with the value unless it was given another name.
+#[derive(Debug)]
+struct Temporary {
+    root: OwnedFd,
+    name: String,
+    is_named: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_named {
+            // What led here is what matters; `remove_abandoned` takes what stays.
+            let _ = remove_tree(&self.root, self.name.as_str());
+        }
+    }
 }
 
 impl UnnamedDir {
@@ -92,45 +108,43 @@ impl UnnamedDir {
         let root = open_root(&driver_root)?;
         let name = make_temporary_folder(&root, &driver_root)?;
         let path = driver_root.join(&name);
-        let dir = open_folder(&root, name.as_str()).map_err(|e| RecordError::io("open", &path, e))?;
-        let made = SupervisionDir { path, dir };
-        let made = UnnamedDir {
+        let temporary = Temporary {
             root,
+            name,
+            is_named: false,
+        };
+        let dir =
+            open_folder(&temporary.root, temporary.name.as_str()).map_err(|e| RecordError::io("open", &path, e))?;
+        let dir = SupervisionDir { path, dir };
+        point::reached(Point::FolderMade);
+        dir.write_json(names::INTENT, &intent, Durability::Process)?;
+        point::reached(Point::FolderIntended);
+        Ok(UnnamedDir {
             driver_root,
             intent,
-            temporary: Some(made),
-        };
-        point::reached(Point::FolderMade);
-        if let Some(dir) = &made.temporary {
-            dir.write_json(names::INTENT, &made.intent, Durability::Process)?;
-        }
-        point::reached(Point::FolderIntended);
-        Ok(made)
+            dir,
+            temporary,
+        })
     }
 
     /// Gives it its name: from now on it is its task's. [`RecordError::AlreadyExists`]: this task has one already.
-    pub fn appear(mut self) -> Result<SupervisionDir, RecordError> {
-        let intent = &self.intent;
+    pub fn appear(self) -> Result<SupervisionDir, RecordError> {
+        let UnnamedDir {
+            driver_root,
+            intent,
+            dir: SupervisionDir { dir, .. },
+            mut temporary,
+        } = self;
         let name = SupervisionDir::name_of(&intent.alloc_id, &intent.task_name, &intent.task_id);
-        let path = self.driver_root.join(&name);
-        let gone = || RecordError::Gone { path: path.clone() };
-        let temporary = self.temporary.as_ref().ok_or_else(gone)?;
+        let path = driver_root.join(&name);
         // rename(2) replaces a folder only if it is empty, and ours never is without an intent in it.
-        match renameat(&self.root, temporary.name(), &self.root, name.as_str()) {
-            Ok(()) => {}
-            Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => return Err(occupied(&path, intent)),
-            Err(e) => return Err(RecordError::io("create supervision directory", &path, e)),
-        }
-        let SupervisionDir { dir, .. } = self.temporary.take().ok_or_else(gone)?;
-        Ok(SupervisionDir { path, dir })
-    }
-}
-
-impl Drop for UnnamedDir {
-    fn drop(&mut self) {
-        if let Some(dir) = &self.temporary {
-            // What led here is what matters; `remove_abandoned` takes what stays.
-            let _ = remove_tree(&self.root, dir.name());
+        match renameat(&temporary.root, temporary.name.as_str(), &temporary.root, name.as_str()) {
+            Ok(()) => {
+                temporary.is_named = true;
+                Ok(SupervisionDir { path, dir })
+            }
+            Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => Err(occupied(&path, &intent)),
+            Err(e) => Err(RecordError::io("create supervision directory", &path, e)),
         }
     }
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use holdfast_record::{
     AgentExit, Attributes, BootId, CredentialsRecord, Ending, ExecutorLoss, ExitType, Extra, Intent, IoPriority,
     KillStep, KillTarget, MaxRuntime, OutputRecord, Overflow, PlacementRecord, PlanRecord, ProcessIdentity, Record,
-    RecordError, Rlimit, Status, StopRecord, Stragglers, SupervisionDir, TaskResult, driver_roots, find_by_task,
-    find_by_task_id, find_matching, names, remove_abandoned,
+    RecordError, Rlimit, Status, StopRecord, Stragglers, SupervisionDir, TaskResult, UnnamedDir, driver_roots,
+    find_by_task, find_by_task_id, find_matching, names, remove_abandoned,
 };
 use serde_json::{Value, json};
 
@@ -605,6 +605,25 @@ fn an_emptied_folder_in_the_way_is_taken_over() {
     fs::remove_file(dir.path().join(names::INTENT)).unwrap();
     assert!(matches!(dir.intent().unwrap_err(), RecordError::Missing { .. }));
     assert!(place.create("aaaaaaaa").intent().is_ok());
+}
+
+#[test]
+fn a_folder_without_a_name_is_no_tasks_and_goes_unless_it_is_given_one_s4() {
+    let place = Place::new();
+    let unnamed = UnnamedDir::make(&place.root, intent("aaaaaaaa")).unwrap();
+    assert_eq!(place.entries().len(), 1);
+    assert_eq!(SupervisionDir::list(&place.root).unwrap().count(), 0);
+    drop(unnamed);
+    assert_eq!(place.entries(), Vec::<String>::new());
+
+    let dir = UnnamedDir::make(&place.root, intent("aaaaaaaa"))
+        .unwrap()
+        .appear()
+        .unwrap();
+    assert_eq!(place.entries(), [dir.name()]);
+    let second = UnnamedDir::make(&place.root, intent("aaaaaaaa")).unwrap().appear();
+    assert!(matches!(second, Err(RecordError::AlreadyExists { .. })), "{second:?}");
+    assert_eq!(place.entries(), [dir.name()], "the one that was too late is gone");
 }
 
 #[test]
