@@ -149,6 +149,7 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_executor::client::Known;
     use holdfast_record::ProcessIdentity;
 
     use super::*;
@@ -176,6 +177,7 @@ mod tests {
                 pidfd_inode: None,
             },
             started_at_ms: 2,
+            executor: Known::default(),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use holdfast_executor::client::Known;
 use holdfast_record::{AgentExit, BootId, HandleState, SupervisionDir, TaskResult, names};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
@@ -116,6 +117,7 @@ pub async fn recover_in(
         main: record.main,
         init: record.init,
         started_at_ms: record.started_at_ms,
+        executor: Known::default(),
     });
     driver.tasks.running(facts.clone()).await;
     watch::spawn(driver.clone(), facts, adoption, executor);
@@ -225,6 +227,7 @@ async fn tell_end(driver: &Driver, name: TaskName, state: &HandleState, result: 
         } else {
             state.started_at_ms
         },
+        executor: Known::default(),
     };
     let outcome = Outcome::from(result);
     watch::tell_end(driver, &facts, &outcome);

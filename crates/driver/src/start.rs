@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_executor::birth::Birth;
-use holdfast_executor::client::{self, Fresh, Launcher, Unasked, Unconnected};
+use holdfast_executor::client::{self, Client, Fresh, Known, Launcher, Unasked, Unconnected};
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, UnnamedDir, names,
@@ -149,6 +149,7 @@ async fn start_planned(
         image: _image,
     } = planned;
     let limits = limits::describe(spec.limits.as_ref());
+    let is_attended = (spec.ending.as_ref()).is_some_and(|ending| ending.stop_unattended_after_ms != 0);
     let adoption = Adoption {
         shared_cgroups,
         environment: spec.env.clone(),
@@ -183,7 +184,7 @@ async fn start_planned(
         main,
         init,
         started_at_ms,
-        executor: _,
+        executor: known,
     } = launched.identities;
     let facts = Arc::new(Facts {
         name,
@@ -191,14 +192,16 @@ async fn start_planned(
         main,
         init,
         started_at_ms,
+        executor: Known::new(known),
     });
     warnings.append(&mut launched.warnings);
     point::reached(Point::LaunchHeard);
     let handle = if is_wanted() {
         let identities = launched.identities;
-        // The handle is made while the executor commits.
-        let (committed, handle) = tokio::join!(launched.commit(&dir), async { handles.handle(&facts, &identities) });
-        committed.and(handle)
+        match handles.handle(&facts, &identities) {
+            Ok(handle) => launched.commit(&dir, is_attended).await.map(|()| handle),
+            Err(failure) => Err(failure),
+        }
     } else {
         Err(Failure::last("the caller has gone away"))
     };
@@ -302,6 +305,7 @@ async fn adopt(
             main: record.main,
             init: record.init,
             started_at_ms: record.started_at_ms,
+            executor: Known::default(),
         })
     };
     let identities_of = |record: &Record| Identities {
@@ -375,13 +379,17 @@ fn was_undone(dir: &SupervisionDir) -> bool {
 struct Launched {
     identities: Identities,
     warnings: Vec<String>,
-    executor: executor_v1::executor_client::ExecutorClient<tonic::transport::Channel>,
+    executor: Client,
 }
 
 impl Launched {
-    /// The last call before StartTask returns: from now on the executor keeps the task without being asked.
-    /// A task that is over by now, its executor gone, was started all the same.
-    async fn commit(mut self, dir: &SupervisionDir) -> Result<(), Failure> {
+    /// The last step before StartTask returns: from now on the executor keeps the task without being asked. It finds the link, unless it
+    /// has to know who attends to the task. A task that is over by now, its executor gone, was started all the same.
+    async fn commit(mut self, dir: &SupervisionDir, is_attended: bool) -> Result<(), Failure> {
+        // Not every file system has links.
+        if !is_attended && dir.commit().is_ok() {
+            return Ok(());
+        }
         let commit = tokio::time::timeout(LAUNCH_BOUND, self.executor.commit(CommitRequest {})).await;
         let silent = |_| {
             Err(tonic::Status::deadline_exceeded(format!(
@@ -595,6 +603,7 @@ mod tests {
             main: identity(3),
             init: identity(2),
             started_at_ms: 4,
+            executor: Known::default(),
         };
         let additions = EnvironmentAdditions {
             denied: vec!["AWS_*".to_owned()],

@@ -40,6 +40,9 @@ use crate::user_namespace::UserNamespace;
 /// How long the init may take to say that it has cloned the main process, which joins cgroups and looks up paths before exec.
 const START_BOUND: Duration = Duration::from_secs(30);
 
+/// What an init does whose main process was killed.
+const LOST: &str = "lost the main process before it was released";
+
 /// A task that is recorded, and whose main process is released to be executed; see [`Unconfirmed`].
 #[derive(Debug)]
 pub struct Launched {
@@ -175,13 +178,8 @@ pub async fn launch(
     spec: executor_v1::TaskSpec,
     births: &mut Births,
 ) -> Result<(Launched, Unconfirmed), LaunchError> {
-    let mut task = Task::of(spec)?;
+    let task = Task::of(spec)?;
     let scope = task::scope_of(&task.plan.placement);
-    if let Some(scope) = &scope {
-        scope.make()?;
-        task.plan.placement.scope_inode = scope.inode();
-    }
-    point::reached(Point::CgroupsMade);
     let launched = clone_and_release(dir, task, scope.clone(), births).await;
     if launched.is_err()
         && let Some(scope) = scope
@@ -191,6 +189,17 @@ pub async fn launch(
     launched
 }
 
+/// Makes the task's cgroups, and rules for its devices before anybody is in there who could meet rules that are half written.
+fn make_cgroups(task: &mut Task, scope: Option<&Scope>) -> Result<(), LaunchError> {
+    if let Some(scope) = scope {
+        scope.make()?;
+        task.plan.placement.scope_inode = scope.inode();
+        point::reached(Point::CgroupsMade);
+        restrict_devices(scope, task.plan.isolation.devices.as_deref())?;
+    }
+    Ok(())
+}
+
 async fn clone_and_release(
     dir: &SupervisionDir,
     task: Task,
@@ -198,8 +207,13 @@ async fn clone_and_release(
     births: &mut Births,
 ) -> Result<(Launched, Unconfirmed), LaunchError> {
     let mut task = task;
-    // Before somebody makes device nodes there, who must not meet rules that are half written.
-    restrict_devices(scope.as_ref(), task.plan.isolation.devices.as_deref())?;
+    let is_unified = scope
+        .as_ref()
+        .is_some_and(|scope| scope.version == holdfast_cgroup::Version::V2);
+    if is_unified {
+        // The main process is cloned into them.
+        make_cgroups(&mut task, scope.as_ref())?;
+    }
     let mut warnings = task::reach(&mut task.plan);
     let owner = task
         .plan
@@ -214,7 +228,7 @@ async fn clone_and_release(
     point::reached(Point::ExitPrefilled);
     let (gate, release) = preparing("making the gate", pipe())?;
     let unified = match &scope {
-        Some(scope) if scope.version == holdfast_cgroup::Version::V2 => {
+        Some(scope) if is_unified => {
             let path = scope.join.first().unwrap_or(&scope.kill);
             Some(preparing(
                 format!("opening cgroup {}", path.display()),
@@ -224,9 +238,10 @@ async fn clone_and_release(
         _ => None,
     };
     let join = match &scope {
-        Some(scope) if unified.is_none() => scope.join.as_slice(),
+        Some(scope) if !is_unified => scope.join.as_slice(),
         _ => &[],
     };
+    let has_to_join = !join.is_empty();
     let namespaces = &task.plan.isolation.namespaces;
     let user_namespace = namespaces
         .user
@@ -271,7 +286,17 @@ async fn clone_and_release(
     // First, as the scheduler may let the init run here alone.
     let (pid, main) = cloned(report, dir, &steps).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
+    let init = unreleased.init.as_ref().expect("it was put there above");
+    let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     point::reached(Point::MainCloned);
+    if !is_unified {
+        // While the main process takes together what it is to see. It joins them itself: a write of another's number takes a lock that
+        // waits for every CPU.
+        make_cgroups(&mut task, scope.as_ref())?;
+        if has_to_join && let Err(e) = open_gate(&release) {
+            return Err(early_end(e, &events, init, &main, dir, &steps).await);
+        }
+    }
     // While the main process builds its tree. It waits behind the gate, so that nothing is counted of it yet, and no limit comes late.
     let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
     point::reached(Point::LimitsSet);
@@ -287,8 +312,6 @@ async fn clone_and_release(
             .and_then(|watch| watch.counters().ok()?.pids_denied)
             .unwrap_or(0),
     };
-    let init = unreleased.init.as_ref().expect("it was put there above");
-    let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     let pump = match (limited, collected) {
         (Ok(refused), Ok(pump)) => {
             warnings.extend(refused);
@@ -303,8 +326,7 @@ async fn clone_and_release(
     };
     let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
         Ok(recorded) => recorded,
-        // A main process whose steps have failed is gone by now, and the init tells which.
-        Err(e) => return Err(early_end(&events, init, &main, dir, &steps).await.unwrap_or(e)),
+        Err(e) => return Err(early_end(e, &events, init, &main, dir, &steps).await),
     };
     let launched = Launched {
         record,
@@ -385,27 +407,38 @@ fn record_and_release(
     };
     dir.write_record(&record)?;
     point::reached(Point::LaunchRecorded);
-    preparing("releasing the main process", readiness::write(release, &[1]))?;
+    open_gate(release)?;
     point::reached(Point::MainReleased);
     Ok((record, task.env))
 }
 
-/// The step that failed, if one did: the main process is dead then, and the init is about to tell which, however loaded the host is. Or
-/// that the init died: the kernel then kills a main process in a PID namespace of its own.
+/// Lets the main process go on to the next place where it waits.
+fn open_gate(release: &OwnedFd) -> Result<(), LaunchError> {
+    preparing("releasing the main process", readiness::write(release, &[1])).map(drop)
+}
+
+/// Why the main process cannot be let go on: the step that failed, if one did, since it is dead then, and the init is about to tell which,
+/// however loaded the host is. Or that the init died: the kernel then kills a main process in a PID namespace of its own. Else what was
+/// seen of it.
 async fn early_end(
+    seen: LaunchError,
     events: &Registered,
     init: &PidFd,
     main: &PidFd,
     dir: &SupervisionDir,
     steps: &NamedSteps,
-) -> Option<LaunchError> {
-    if !main.has_exited().unwrap_or(true) {
-        return None;
+) -> LaunchError {
+    // Descriptors are closed a moment before a process has ended.
+    let is_at_gate =
+        !matches!(&seen, LaunchError::Prepare { source, .. } if source.kind() == io::ErrorKind::BrokenPipe);
+    if is_at_gate && !main.has_exited().unwrap_or(true) {
+        return seen;
     }
     match tokio::time::timeout(START_BOUND, first_event(events, init)).await {
-        Ok(Ok(Event::NotStarted)) => Some(not_started(dir, steps)),
-        Ok(Err(e @ LaunchError::Init(_))) => Some(e),
-        _ => None,
+        Ok(Ok(Event::NotStarted)) => not_started(dir, steps),
+        Ok(Ok(Event::Started | Event::Exited)) => LaunchError::Init(LOST.into()),
+        Ok(Err(e @ LaunchError::Init(_))) => e,
+        Ok(Err(_)) | Err(_) => seen,
     }
 }
 
@@ -457,8 +490,7 @@ fn apply_limits(
     Ok(refusals)
 }
 
-fn restrict_devices(scope: Option<&Scope>, rules: Option<&[DeviceRule]>) -> Result<(), LaunchError> {
-    let Some(scope) = scope else { return Ok(()) };
+fn restrict_devices(scope: &Scope, rules: Option<&[DeviceRule]>) -> Result<(), LaunchError> {
     let done = match rules {
         // Of an earlier start of the task; a foreign scope has none of ours.
         None => holdfast_cgroup::unrestrict_devices(scope),
@@ -597,13 +629,6 @@ fn main_steps(
     let plan = &task.plan;
     let isolation = &plan.isolation;
     let mut named = unseen();
-    for directory in join {
-        let threads = holdfast_cgroup::threads_file(directory);
-        named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(threads));
-    }
-    if isolation.namespaces.cgroup {
-        named = named.then("of cgroups", |steps| steps.unshare(libc::CLONE_NEWCGROUP));
-    }
     if let Some(path) = plan
         .network_namespace
         .as_ref()
@@ -626,7 +651,9 @@ fn main_steps(
         .then("error output", |steps| steps.duplicate(fd::STDERR, 2))
         // What the tree is made of has the modes that it is to have.
         .then("", |steps| steps.umask(0))
-        .tree(isolation, tree)?
+        .tree(isolation, tree, |named| {
+            join_cgroups(named, join, isolation.namespaces.cgroup)
+        })?
         .attributes(plan);
     if user_namespace.is_some() {
         named = named.then("the user namespace", |steps| {
@@ -646,6 +673,22 @@ fn main_steps(
             steps.exec(&plan.command, &arguments, &task.env)
         });
     Ok(named)
+}
+
+/// As soon as the cgroups are made. On v2 the process is there from its clone on.
+fn join_cgroups(named: NamedSteps, directories: &[PathBuf], has_own_namespace: bool) -> NamedSteps {
+    let mut named = named;
+    if !directories.is_empty() {
+        named = named.then("", |steps| steps.wait(fd::GATE));
+    }
+    for directory in directories {
+        let threads = holdfast_cgroup::threads_file(directory);
+        named = named.then(directory.display().to_string(), |steps| steps.join_cgroup(threads));
+    }
+    if has_own_namespace {
+        named = named.then("of cgroups", |steps| steps.unshare(libc::CLONE_NEWCGROUP));
+    }
+    named
 }
 
 /// The folder for what is written to an overlay, made if the task has one.
@@ -726,9 +769,7 @@ fn not_started(dir: &SupervisionDir, steps: &NamedSteps) -> LaunchError {
                 };
                 LaunchError::Step { explanation, errno }
             }
-            Kind::Exited(_) | Kind::Signalled(_) => {
-                LaunchError::Init("lost the main process before it was released".into())
-            }
+            Kind::Exited(_) | Kind::Signalled(_) => LaunchError::Init(LOST.into()),
         },
         Ok(None) => LaunchError::Init("ended before it had cloned the main process".into()),
         Err(e) => e.into(),

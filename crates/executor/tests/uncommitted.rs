@@ -11,14 +11,22 @@ use holdfast_record::{Intent, Status, SupervisionDir};
 use holdfast_wire::executor_v1::TaskSpec;
 use tokio::sync::{mpsc, watch};
 
+/// Who answers for the launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commits {
+    Nobody,
+    ByCall,
+    ByLink,
+}
+
 #[tokio::test]
 async fn a_launch_without_a_commit_ends_after_the_bound_and_one_with_it_does_not() {
     holdfast_sys::process::set_child_subreaper().unwrap();
     let state = tempfile::tempdir().unwrap();
     let children = Children::reap().unwrap();
-    for commits in [false, true] {
+    for commits in [Commits::Nobody, Commits::ByCall, Commits::ByLink] {
         let boot_id = holdfast_record::boot_id().unwrap();
-        let intent = Intent::new(format!("task-{commits}"), "alloc", "task", "raw_exec", boot_id).unwrap();
+        let intent = Intent::new(format!("task-{commits:?}"), "alloc", "task", "raw_exec", boot_id).unwrap();
         let dir = SupervisionDir::create(&state.path().join("raw_exec"), &intent).unwrap();
         let _lock = dir.lock().unwrap().unwrap();
         let (commands, queue) = mpsc::unbounded_channel();
@@ -52,19 +60,20 @@ async fn a_launch_without_a_commit_ends_after_the_bound_and_one_with_it_does_not
         };
         let launched = service.ask(|reply| Command::Launch(Box::new(spec), reply)).await;
         launched.unwrap().unwrap();
-        if commits {
-            service
-                .ask(|reply| Command::Commit(None, reply))
-                .await
-                .unwrap()
-                .unwrap();
+        match commits {
+            Commits::Nobody => {}
+            Commits::ByCall => {
+                let committed = service.ask(|reply| Command::Commit(None, reply)).await;
+                committed.unwrap().unwrap();
+            }
+            // As a driver does, which may die before it says so.
+            Commits::ByLink => dir.commit().unwrap(),
         }
         supervising.await.unwrap();
         let status = dir.result().unwrap().unwrap().status;
-        let expected = if commits {
-            Status::Exited(7)
-        } else {
-            Status::Signalled(libc::SIGKILL)
+        let expected = match commits {
+            Commits::Nobody => Status::Signalled(libc::SIGKILL),
+            Commits::ByCall | Commits::ByLink => Status::Exited(7),
         };
         assert_eq!(status, expected);
     }

@@ -59,16 +59,16 @@ points! {
     SocketNamed = "executor.socket-named",
     /// Executor: it serves, and who waits for it to listen was told.
     ListeningTold = "executor.listening-told",
-    /// Executor: the task's own cgroups are made; neither rules for devices nor limits are set.
-    CgroupsMade = "executor.cgroups-made",
-    /// Executor: the rules for devices are set, the FIFOs of the output and their spools are made.
+    /// Executor: the FIFOs of the output and their spools are made.
     OutputMade = "executor.output-made",
     /// Executor: the pre-filled exit record and the events are there; an init, if there is one, knows nothing of them.
     ExitPrefilled = "executor.exit-prefilled",
-    /// Executor: the init is there and told what to run; it has not been heard of.
+    /// Executor: the init is there and told what to run; it has not been heard of. On v1 there are no cgroups to run it in.
     InitCloned = "executor.init-cloned",
     /// Executor: the main process is cloned and comes to the gate; nothing is recorded.
     MainCloned = "executor.main-cloned",
+    /// Executor: the task's own cgroups are made; neither rules for devices nor limits are set. On v2 this comes before all else.
+    CgroupsMade = "executor.cgroups-made",
     /// Executor: limits are set, while the main process builds what it is to see.
     LimitsSet = "executor.limits-set",
     /// Executor: all identities are recorded; the gate is shut.
@@ -88,6 +88,8 @@ points! {
     InitClonedMain = "init.main-cloned",
     /// Init: the executor was told which process is the main one.
     InitReported = "init.main-reported",
+    /// Main process: it waits until its cgroups are made (v1), and is in none of them.
+    MainWaits = "main.waits",
     /// Main process: all its steps before the gate are done.
     MainAtGate = "main.at-gate",
     /// Main process: the gate has let it through; it is not executed yet.

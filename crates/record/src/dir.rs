@@ -229,7 +229,8 @@ impl SupervisionDir {
         }
     }
 
-    fn is_committed(&self) -> Result<bool, RecordError> {
+    /// Whether [`SupervisionDir::commit`] was done.
+    pub fn is_committed(&self) -> Result<bool, RecordError> {
         match fstatat(&self.dir, names::COMMITTED, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),

@@ -118,6 +118,11 @@ impl Steps {
     }
 
     /// Goes on after one byte from the descriptor; fails at its end of file.
+    pub fn wait(self, fd: i32) -> Self {
+        self.numbers(Code::Wait, &[fd.cast_unsigned()])
+    }
+
+    /// The same, as the last step but for what may be left to do before the program is executed.
     pub fn gate(self, fd: i32) -> Self {
         self.numbers(Code::Gate, &[fd.cast_unsigned()])
     }

@@ -121,6 +121,8 @@ struct PluginBlock {
 struct TaskBlock {
     command: String,
     args: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_agent_exit: Option<&'static str>,
 }
 
 fn message_pack(value: &impl Serialize) -> Vec<u8> {
@@ -206,7 +208,7 @@ impl Life {
     async fn live(&mut self) -> Result<(), Over> {
         self.launch_driver().await?;
         let scenario = self.case.scenario;
-        if !matches!(scenario, Scenario::Start | Scenario::StartIsolated) {
+        if !scenario.is_start() {
             self.start().await?;
             self.until("the task's first words", |life| {
                 !life.folder.lines("started").is_empty()
@@ -236,7 +238,7 @@ impl Life {
     async fn act(&mut self) -> Result<Option<Call>, Over> {
         let case = self.case;
         match case.scenario {
-            Scenario::Start | Scenario::StartIsolated => {
+            Scenario::Start | Scenario::StartIsolated | Scenario::StartAttended => {
                 self.folder.arm(&case);
                 let (mut client, task) = (self.client(), self.task());
                 Ok(Some(tokio::spawn(async move { start(&mut client, task).await })))
@@ -306,7 +308,7 @@ impl Life {
             None => {}
         }
         match self.case.scenario {
-            Scenario::Start | Scenario::StartIsolated if self.handle.is_none() => {
+            scenario if scenario.is_start() && self.handle.is_none() => {
                 if let Some(Err(status)) = answer.filter(|_| !relaunched) {
                     self.check_retryable(&status);
                 }
@@ -347,10 +349,7 @@ impl Life {
         match self.case.scenario {
             Scenario::Destroy => {}
             scenario => {
-                if matches!(
-                    scenario,
-                    Scenario::Start | Scenario::StartIsolated | Scenario::Adopt | Scenario::Recover
-                ) {
+                if scenario.is_start() || matches!(scenario, Scenario::Adopt | Scenario::Recover) {
                     self.folder.go();
                 }
                 self.wait().await?;
@@ -442,6 +441,7 @@ impl Life {
         let block = TaskBlock {
             command: "/bin/sh".to_owned(),
             args: vec!["-c".to_owned(), script(self.case.scenario)],
+            on_agent_exit: (self.case.scenario == Scenario::StartAttended).then_some("stop_after=10m"),
         };
         let shared = match self.case.scenario.is_isolated() {
             true => "/alloc".to_owned(),

@@ -11,6 +11,8 @@ pub enum Scenario {
     Start,
     /// StartTask of a task in namespaces of its own, whose init is process 1 there.
     StartIsolated,
+    /// StartTask of a task that must not be without an agent for long: its executor has to know whom to watch.
+    StartAttended,
     /// The main process exits.
     Exit,
     /// The main process of an isolated task exits.
@@ -36,6 +38,7 @@ impl Scenario {
         match self {
             Scenario::Start => "start",
             Scenario::StartIsolated => "start-isolated",
+            Scenario::StartAttended => "start-attended",
             Scenario::Exit => "exit",
             Scenario::ExitIsolated => "exit-isolated",
             Scenario::Signal => "signal",
@@ -46,6 +49,13 @@ impl Scenario {
             Scenario::Recover => "recover",
             Scenario::Destroy => "destroy",
         }
+    }
+
+    pub fn is_start(self) -> bool {
+        matches!(
+            self,
+            Scenario::Start | Scenario::StartIsolated | Scenario::StartAttended
+        )
     }
 
     pub fn is_isolated(self) -> bool {
@@ -145,16 +155,14 @@ fn ways(point: Point) -> &'static [(Scenario, u32)] {
         | Point::FolderIntended
         | Point::FolderNamed
         | Point::ExecutorIdentified
-        | Point::LaunchHeard
-        | Point::CommitHeard
-        | Point::HandleMade
         | Point::CgroupsMade
         | Point::LimitsSet
         | Point::OutputMade
-        | Point::ExitPrefilled
-        | Point::LaunchAnswered
-        | Point::CommitRecorded
-        | Point::CommitAnswered => &[(Start, 1)],
+        | Point::ExitPrefilled => &[(Start, 1)],
+        Point::LaunchHeard | Point::CommitHeard | Point::HandleMade | Point::LaunchAnswered => {
+            &[(Start, 1), (StartAttended, 1)]
+        }
+        Point::CommitRecorded | Point::CommitAnswered => &[(StartAttended, 1)],
         Point::InitCloned
         | Point::MainCloned
         | Point::LaunchRecorded
@@ -162,6 +170,7 @@ fn ways(point: Point) -> &'static [(Scenario, u32)] {
         | Point::StartHeard
         | Point::InitClonedMain
         | Point::InitReported
+        | Point::MainWaits
         | Point::MainAtGate
         | Point::MainBehindGate
         | Point::InitSawStart => &[(Start, 1), (StartIsolated, 1)],

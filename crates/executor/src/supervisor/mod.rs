@@ -563,9 +563,14 @@ impl Supervisor {
                     }
                 },
                 () = until(living.commit_until) => {
-                    log::line("nobody committed the task; it is stopped");
                     living.commit_until = None;
-                    self.kill(living);
+                    if self.dir.is_committed().unwrap_or(false) {
+                        living.record.committed = true;
+                        self.tell_again(living);
+                    } else {
+                        log::line("nobody committed the task; it is stopped");
+                        self.kill(living);
+                    }
                 },
             }
         }

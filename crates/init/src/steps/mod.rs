@@ -42,7 +42,7 @@ pub enum Code {
     Uid = 12,
     /// Every signal to its default, none blocked (signal(7)).
     DefaultSignals = 13,
-    /// Waits for one byte; end of file fails the step with ECANCELED.
+    /// [`Code::Wait`], as the last step but those of the exec.
     Gate = 14,
     /// execve(2).
     Exec = 15,
@@ -108,6 +108,8 @@ pub enum Code {
     Restrict = 45,
     /// landlock_add_rule(2) for an open file.
     AllowDescriptor = 46,
+    /// Waits for one byte; end of file fails the step with ECANCELED.
+    Wait = 47,
 }
 
 impl Code {
@@ -161,6 +163,7 @@ impl Code {
             AllowBeneath,
             Restrict,
             AllowDescriptor,
+            Wait,
         ]
         .into_iter()
         .find(|code| *code as u32 == number)
@@ -296,16 +299,15 @@ unsafe fn step(code: u32, payload: *mut u8, size: usize) -> Result<(), i32> {
             Code::Gid => raw::checked(nr::SETRESGID, number(0), number(0), number(0), 0).map(drop),
             Code::Uid => raw::checked(nr::SETRESUID, number(0), number(0), number(0), 0).map(drop),
             Code::DefaultSignals => default_signals(),
+            Code::Wait => {
+                point::reached_in(fd::CRASH_POINTS, Point::MainWaits);
+                wait(number(0) as i32)
+            }
             Code::Gate => {
-                let mut byte = [0];
                 point::reached_in(fd::CRASH_POINTS, Point::MainAtGate);
-                match raw::read(number(0) as i32, &mut byte)? {
-                    0 => Err(errno::ECANCELED),
-                    _ => {
-                        point::reached_in(fd::CRASH_POINTS, Point::MainBehindGate);
-                        Ok(())
-                    }
-                }
+                wait(number(0) as i32)?;
+                point::reached_in(fd::CRASH_POINTS, Point::MainBehindGate);
+                Ok(())
             }
             Code::Exec => exec(payload),
             Code::ResourceLimit => raw::checked(nr::PRLIMIT64, 0, number(0), payload.add(8) as usize, 0).map(drop),
@@ -317,6 +319,14 @@ unsafe fn step(code: u32, payload: *mut u8, size: usize) -> Result<(), i32> {
             Code::DefaultScheduling => default_scheduling(),
             code => isolating_step(code, payload, size),
         }
+    }
+}
+
+/// Goes on after one byte.
+fn wait(fd: i32) -> Result<(), i32> {
+    match raw::read(fd, &mut [0])? {
+        0 => Err(errno::ECANCELED),
+        _ => Ok(()),
     }
 }
 

@@ -142,21 +142,31 @@ impl Tree<'_> {
 }
 
 impl NamedSteps {
-    /// Builds the tree and enters it. The process must be in a mount namespace of its own.
-    pub fn tree(self, isolation: &Isolation, tree: Tree<'_>) -> Result<Self, TreeError> {
+    /// Builds the tree and enters it. The process must be in a mount namespace of its own. `before_leaving` is done as late as the host's
+    /// paths are still there.
+    pub fn tree(
+        self,
+        isolation: &Isolation,
+        tree: Tree<'_>,
+        before_leaving: impl FnOnce(Self) -> Self,
+    ) -> Result<Self, TreeError> {
         check_namespaces(isolation)?;
         let named = match &isolation.hostname {
             Some(name) => self.then(name.clone(), |steps| steps.host_name(name)),
             None => self,
         };
         if !isolation.namespaces.mount {
-            return Ok(named);
+            return Ok(before_leaving(named));
         }
         let (mut named, copies) = named.copies(isolation)?;
         named = named.then("/", |steps| steps.mount("", "/", "", MS_REC | MS_SLAVE, ""));
         let mut place = tree.anchor;
         if let Some(root) = &isolation.root {
             named = named.root(root, copies.first().copied().flatten(), tree);
+        }
+        named = before_leaving(named);
+        if let Some(root) = &isolation.root {
+            named = named.enter(root, tree);
             // Covered by proc(5) in a moment.
             place = Path::new("/proc");
         }
@@ -267,7 +277,7 @@ impl NamedSteps {
     fn root(self, root: &Root, copy: Option<Copy<'_>>, tree: Tree<'_>) -> Self {
         let anchor = tree.anchor;
         let written = if root.read_only { anchor } else { tree.written };
-        let named = match (&root.base, copy) {
+        match (&root.base, copy) {
             (_, Some(Copy { number, path, .. })) => self.then(shown(path), |steps| steps.attach(number, anchor)),
             (RootBase::Overlay(layers), None) => {
                 let object = format!("an overlay of {} folders", layers.len());
@@ -291,12 +301,15 @@ impl NamedSteps {
             (RootBase::Empty | RootBase::Directory(_), None) => self.then("an empty root", |steps| {
                 steps.mount("tmpfs", anchor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4m")
             }),
-        };
+        }
+    }
+
+    fn enter(self, root: &Root, tree: Tree<'_>) -> Self {
         let object = match &root.base {
             RootBase::Directory(path) => shown(path),
             RootBase::Empty | RootBase::Overlay(_) => String::new(),
         };
-        named.then(object, |steps| steps.enter_root(anchor, tree.must_move(root)))
+        self.then(object, |steps| steps.enter_root(tree.anchor, tree.must_move(root)))
     }
 
     fn entry(

@@ -704,7 +704,7 @@ pub mod executor_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Who is there. Answered in every state and before anything else is asked of a reattached socket.
+        /// Who is there. Answered in every state, and asked first of a process that was not asked before.
         pub async fn identify(
             &mut self,
             request: impl tonic::IntoRequest<super::IdentifyRequest>,
@@ -751,7 +751,8 @@ pub mod executor_client {
                 .insert(GrpcMethod::new("holdfast.executor.v1.Executor", "Launch"));
             self.inner.unary(req, path, codec).await
         }
-        /// The launcher has recorded the task and answers for it. An executor without it stops its task after a bound and leaves.
+        /// The launcher has recorded the task, answers for it and, where that matters, attends to it. The link `committed` in the supervision
+        /// directory says the same, but for who attends. An executor that finds neither after a bound stops its task and leaves.
         pub async fn commit(
             &mut self,
             request: impl tonic::IntoRequest<super::CommitRequest>,
@@ -990,7 +991,7 @@ pub mod executor_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ExecutorServer.
     #[async_trait]
     pub trait Executor: std::marker::Send + std::marker::Sync + 'static {
-        /// Who is there. Answered in every state and before anything else is asked of a reattached socket.
+        /// Who is there. Answered in every state, and asked first of a process that was not asked before.
         async fn identify(
             &self,
             request: tonic::Request<super::IdentifyRequest>,
@@ -1003,7 +1004,8 @@ pub mod executor_server {
             &self,
             request: tonic::Request<super::LaunchRequest>,
         ) -> std::result::Result<tonic::Response<super::LaunchResponse>, tonic::Status>;
-        /// The launcher has recorded the task and answers for it. An executor without it stops its task after a bound and leaves.
+        /// The launcher has recorded the task, answers for it and, where that matters, attends to it. The link `committed` in the supervision
+        /// directory says the same, but for who attends. An executor that finds neither after a bound stops its task and leaves.
         async fn commit(
             &self,
             request: tonic::Request<super::CommitRequest>,
