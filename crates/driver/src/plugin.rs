@@ -26,8 +26,8 @@ pub const HANDSHAKE: Handshake = Handshake {
               By hand, `holdfast-driver options` prints what can be configured, and `holdfast-driver --help` the rest.",
 };
 
-/// Threads for what may block, beside the one that runs everything else.
-const BLOCKING_THREADS: usize = 1;
+/// Threads for what may block, beside the one that runs everything else: a start makes its folder on one, and is planned on the other.
+const BLOCKING_THREADS: usize = 2;
 
 /// Serves the agent until it asks the plugin to leave. Nothing but the handshake line is written to standard output,
 /// and nothing but log lines to standard error.
