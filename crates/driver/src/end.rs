@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_cgroup::Scope;
 use holdfast_executor::children;
-use holdfast_executor::client::{self, Client, Peer};
+use holdfast_executor::client::{self, Peer};
 use holdfast_record::{PlacementRecord, ProcessIdentity, Record, SupervisionDir};
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
@@ -81,7 +81,7 @@ pub fn whole_milliseconds(duration: Duration) -> u64 {
 }
 
 /// Connects to the executor of a living task, waiting for an adoption under way. `None`: the task ended meanwhile.
-pub async fn reach(facts: &Facts, phase: &watch::Receiver<Phase>) -> Result<Option<Client>, Failure> {
+pub async fn reach(facts: &Facts, phase: &watch::Receiver<Phase>) -> Result<Option<Peer>, Failure> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(10);
     let mut was_asked = false;
@@ -95,8 +95,8 @@ pub async fn reach(facts: &Facts, phase: &watch::Receiver<Phase>) -> Result<Opti
                 was_asked = true;
                 e.to_string()
             }
-            Ok(dir) => match client::connect_known(&dir, &facts.executor).await {
-                Ok(executor) => return Ok(Some(executor)),
+            Ok(dir) => match client::connect(&dir).await {
+                Ok(peer) => return Ok(Some(peer)),
                 Err(e) => {
                     // Its socket may be gone, or somebody else's; there is no executor to ask while one is adopting.
                     was_asked = client::ask_to_bind_again(&dir) || was_asked;
@@ -126,14 +126,15 @@ pub async fn stop(facts: &Facts, mut phase: watch::Receiver<Phase>, stop: Stop) 
             grace: deadline.saturating_duration_since(Instant::now()),
             ..stop
         };
-        let mut executor = match reach(facts, &phase).await {
+        let peer = match reach(facts, &phase).await {
             Ok(None) => return Ok(()),
-            Ok(Some(executor)) => executor,
+            Ok(Some(peer)) => peer,
             Err(unreachable) => {
                 tracing::warn!(task_id = facts.name.id, error = %unreachable, "the driver stops the task itself");
                 return stop_without_executor(facts, &mut phase, left, &unreachable).await;
             }
         };
+        let Peer { mut executor, .. } = peer;
         let request = if stop.grace.is_zero() {
             Stop::KILL.request()
         } else {

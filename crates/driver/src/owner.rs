@@ -149,7 +149,6 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_executor::client::Known;
     use holdfast_record::ProcessIdentity;
 
     use super::*;
@@ -177,7 +176,6 @@ mod tests {
                 pidfd_inode: None,
             },
             started_at_ms: 2,
-            executor: Known::default(),
         })
     }
 

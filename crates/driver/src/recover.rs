@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_executor::client::Known;
 use holdfast_record::{AgentExit, BootId, HandleState, SupervisionDir, TaskResult, names};
 use holdfast_wire::nomad_driver::{TaskConfig, TaskHandle};
 
@@ -117,7 +116,6 @@ pub async fn recover_in(
         main: record.main,
         init: record.init,
         started_at_ms: record.started_at_ms,
-        executor: Known::default(),
     });
     driver.tasks.running(facts.clone()).await;
     watch::spawn(driver.clone(), facts, adoption, executor);
@@ -227,7 +225,6 @@ async fn tell_end(driver: &Driver, name: TaskName, state: &HandleState, result: 
         } else {
             state.started_at_ms
         },
-        executor: Known::default(),
     };
     let outcome = Outcome::from(result);
     watch::tell_end(driver, &facts, &outcome);

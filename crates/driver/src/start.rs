@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_executor::birth::Birth;
-use holdfast_executor::client::{self, Client, Fresh, Known, Launcher, Unasked, Unconnected};
+use holdfast_executor::client::{self, Fresh, Launcher, Unasked, Unconnected};
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, UnnamedDir, names,
@@ -184,7 +184,7 @@ async fn start_planned(
         main,
         init,
         started_at_ms,
-        executor: known,
+        executor: _,
     } = launched.identities;
     let facts = Arc::new(Facts {
         name,
@@ -192,7 +192,6 @@ async fn start_planned(
         main,
         init,
         started_at_ms,
-        executor: Known::new(known),
     });
     warnings.append(&mut launched.warnings);
     point::reached(Point::LaunchHeard);
@@ -305,7 +304,6 @@ async fn adopt(
             main: record.main,
             init: record.init,
             started_at_ms: record.started_at_ms,
-            executor: Known::default(),
         })
     };
     let identities_of = |record: &Record| Identities {
@@ -379,7 +377,7 @@ fn was_undone(dir: &SupervisionDir) -> bool {
 struct Launched {
     identities: Identities,
     warnings: Vec<String>,
-    executor: Client,
+    executor: executor_v1::executor_client::ExecutorClient<tonic::transport::Channel>,
 }
 
 impl Launched {
@@ -603,7 +601,6 @@ mod tests {
             main: identity(3),
             init: identity(2),
             started_at_ms: 4,
-            executor: Known::default(),
         };
         let additions = EnvironmentAdditions {
             denied: vec!["AWS_*".to_owned()],

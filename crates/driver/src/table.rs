@@ -13,7 +13,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_executor::client::Known;
 use holdfast_record::{ProcessIdentity, Status, TaskResult};
 use tokio::sync::watch;
 
@@ -28,7 +27,7 @@ pub struct TaskName {
     pub task_name: String,
 }
 
-/// What does not change while a task lives, and who its executor is.
+/// What does not change while a task lives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// Which task it is.
@@ -41,8 +40,6 @@ pub struct Facts {
     pub init: ProcessIdentity,
     /// Unix time in milliseconds.
     pub started_at_ms: i64,
-    /// Its executor at the moment, as far as that was met.
-    pub executor: Known,
 }
 
 /// How a task ended, as WaitTask tells it (contract, W-2, W-4).
@@ -319,7 +316,6 @@ mod tests {
                 pidfd_inode: None,
             },
             started_at_ms: 2,
-            executor: Known::default(),
         })
     }
 

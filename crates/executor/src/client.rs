@@ -4,7 +4,6 @@ use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_record::{ProcessIdentity, RecordError, SupervisionDir, names};
@@ -66,7 +65,7 @@ pub struct Fresh {
     /// Who it is. That of a short task may be gone when it has answered.
     pub identity: ProcessIdentity,
     /// The connection; closed when dropped.
-    pub executor: Client,
+    pub executor: ExecutorClient<Channel>,
 }
 
 /// An executor that was cloned just now. It leaves when this is dropped.
@@ -122,43 +121,6 @@ impl Unasked {
     }
 }
 
-/// A connection to an executor; closed when the last of its copies is dropped.
-pub type Client = ExecutorClient<Channel>;
-
-/// The executor of a task that was the last to say who it is, if any has. It stays the task's for as long as it lives.
-#[derive(Debug, Clone, Default)]
-pub struct Known(Arc<Mutex<Option<ProcessIdentity>>>);
-
-impl Known {
-    /// One that this process has launched.
-    pub fn new(executor: ProcessIdentity) -> Known {
-        Known(Arc::new(Mutex::new(Some(executor))))
-    }
-
-    fn is(&self, executor: &ProcessIdentity) -> bool {
-        self.get().is_some_and(|known| known.is_same(executor))
-    }
-
-    fn meet(&self, executor: ProcessIdentity) {
-        *self.lock() = Some(executor);
-    }
-
-    fn get(&self) -> Option<ProcessIdentity> {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<ProcessIdentity>> {
-        // It is whole or not there, whatever happened to who held the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl PartialEq for Known {
-    fn eq(&self, other: &Known) -> bool {
-        self.get() == other.get()
-    }
-}
-
 /// An executor that has said who it is.
 #[derive(Debug)]
 pub struct Peer {
@@ -167,7 +129,7 @@ pub struct Peer {
     /// What it answered.
     pub identity: IdentifyResponse,
     /// The connection; closed when dropped.
-    pub executor: Client,
+    pub executor: ExecutorClient<Channel>,
 }
 
 /// Why no executor was started.
@@ -432,34 +394,7 @@ fn last_lines(dir: &SupervisionDir) -> String {
 /// before it has shown that it knows the task and the nonce of the intent.
 pub async fn connect(dir: &SupervisionDir) -> Result<Peer, ConnectError> {
     let path = dir.path().join(names::SOCKET);
-    let (pidfd, executor) = connect_path(&dir.socket_address(names::SOCKET), &path).await?;
-    introduced(dir, path, pidfd, executor).await
-}
-
-/// The same for a task's executor that may be known: who listens on the socket is the kernel's word, and need not be asked for.
-pub async fn connect_known(dir: &SupervisionDir, known: &Known) -> Result<Client, ConnectError> {
-    let path = dir.path().join(names::SOCKET);
-    let (pidfd, executor) = connect_path(&dir.socket_address(names::SOCKET), &path).await?;
-    let listener = ProcessIdentity::of(&pidfd).ok();
-    if let Some(listener) = &listener
-        && known.is(listener)
-    {
-        point::reached(Point::ExecutorConnected);
-        return Ok(executor);
-    }
-    let peer = introduced(dir, path, pidfd, executor).await?;
-    if let Some(listener) = listener {
-        known.meet(listener);
-    }
-    Ok(peer.executor)
-}
-
-async fn introduced(
-    dir: &SupervisionDir,
-    path: PathBuf,
-    pidfd: PidFd,
-    mut executor: Client,
-) -> Result<Peer, ConnectError> {
+    let (pidfd, mut executor) = connect_path(&dir.socket_address(names::SOCKET), &path).await?;
     point::reached(Point::ExecutorConnected);
     let intent = dir.intent()?;
     let identity = identify(&mut executor, &path).await?;
@@ -494,7 +429,7 @@ pub async fn connect_socket(path: &Path) -> Result<Peer, ConnectError> {
     })
 }
 
-async fn identify(executor: &mut Client, path: &Path) -> Result<IdentifyResponse, ConnectError> {
+async fn identify(executor: &mut ExecutorClient<Channel>, path: &Path) -> Result<IdentifyResponse, ConnectError> {
     let failed = |reason: String| ConnectError::Identify {
         path: path.to_owned(),
         reason,
@@ -534,7 +469,7 @@ pub fn ask_to_bind_again(dir: &SupervisionDir) -> bool {
     living_executor(dir).is_some_and(|executor| executor.send_signal(BIND_AGAIN).is_ok())
 }
 
-async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, Client), ConnectError> {
+async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorClient<Channel>), ConnectError> {
     let unreachable = |source| ConnectError::Unreachable {
         path: path.to_owned(),
         source,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_executor::client::Client;
+use holdfast_executor::client::Peer;
 use holdfast_executor::nomad::session::exit_result;
 use holdfast_wire::executor_v1::{ExecRequest, ExecSetup, FreezeRequest, SignalRequest};
 use holdfast_wire::nomad_driver::driver_server::Driver as DriverRpc;
@@ -49,7 +49,7 @@ impl DriverService {
     }
 
     /// A connection to the executor of a task that runs.
-    async fn executor(&self, id: &str) -> Result<Client, Failure> {
+    async fn executor(&self, id: &str) -> Result<Peer, Failure> {
         let (facts, phase) = self.running(id).await?;
         end::reach(&facts, &phase)
             .await?
@@ -247,7 +247,8 @@ impl DriverRpc for DriverService {
             tracing::warn!(task_id, signal, "unknown signal to send to task, using SIGINT instead");
             Asked::INTERRUPT
         });
-        let Some(mut executor) = end::reach(&facts, &phase).await? else {
+        let peer = end::reach(&facts, &phase).await?;
+        let Some(Peer { mut executor, .. }) = peer else {
             return Err(Failure::Final(format!("task {task_id:?} has ended")).into());
         };
         let done = match asked {
@@ -266,7 +267,7 @@ impl DriverRpc for DriverService {
             timeout,
         } = request.into_inner();
         require_command(&command)?;
-        let mut executor = self.executor(&task_id).await?;
+        let Peer { mut executor, .. } = self.executor(&task_id).await?;
         let timeout_ms = end::whole_milliseconds(duration(timeout));
         let answer = executor
             .exec(ExecRequest { command, timeout_ms })

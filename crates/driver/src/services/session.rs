@@ -1,6 +1,6 @@
 //! Sessions: ExecTaskStreaming between the agent's messages and the executor's (contract, X-3).
 
-use holdfast_executor::client::Client;
+use holdfast_executor::client::Peer;
 use holdfast_executor::nomad::session::{inputs_of, response_of};
 use holdfast_wire::executor_v1::{ExecInput, ExecSetup, exec_input};
 use holdfast_wire::nomad_driver::{ExecTaskStreamingRequest, ExecTaskStreamingResponse};
@@ -16,7 +16,7 @@ const IN_FLIGHT: usize = 16;
 /// Forwards a session until it has ended or the agent goes away. Its processes end with the stream to the executor
 /// (contract, X-4), which is dropped together with this one.
 pub fn forward(
-    mut executor: Client,
+    peer: Peer,
     setup: ExecSetup,
     mut requests: Streaming<ExecTaskStreamingRequest>,
 ) -> ReceiverStream<Result<ExecTaskStreamingResponse, Status>> {
@@ -24,6 +24,7 @@ pub fn forward(
     let (responses, response_stream) = mpsc::channel(IN_FLIGHT);
     let failures = responses.clone();
     let agent = responses.clone();
+    let Peer { mut executor, .. } = peer;
     let upstream = async move {
         let mut next = vec![exec_input::Message::Setup(setup)];
         loop {

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use holdfast_executor::client::{self, ConnectError, Known, Launcher, Peer};
+use holdfast_executor::client::{self, ConnectError, Launcher, Peer};
 use holdfast_record::{BootId, SupervisionDir};
 use holdfast_wire::executor_v1::{ExecRequest, IdentifyRequest};
 
@@ -34,11 +34,7 @@ async fn works(peer: &mut Peer) {
 }
 
 async fn running(host: &Host) -> (Task, Peer, i32) {
-    running_as(host, "main").await
-}
-
-async fn running_as(host: &Host, name: &str) -> (Task, Peer, i32) {
-    let task = host.task(name);
+    let task = host.task("main");
     let (peer, launched) = host.running(&task, "echo ready; exec sleep 1000").await;
     task.says("ready");
     (task, peer, launched.main.unwrap().pid)
@@ -80,32 +76,6 @@ async fn asking_for_a_socket_that_is_there_changes_nothing() {
     let log = fs::read_to_string(task.dir.path().join("executor.log")).unwrap();
     assert!(!log.contains("bound again"), "{log}");
     kill_now(peer).await;
-}
-
-#[tokio::test]
-async fn who_is_known_need_not_say_again_who_it_is_and_nobody_else_passes_for_it() {
-    let host = Host::new();
-    let (task, peer, _) = running(&host).await;
-    let known = Known::default();
-    let intent = task.dir.path().join("intent.json");
-    let aside = host.path().join("intent.json");
-    client::connect_known(&task.dir, &known).await.unwrap();
-    // What an answer would be compared with.
-    fs::rename(&intent, &aside).unwrap();
-    client::connect_known(&task.dir, &Known::default()).await.unwrap_err();
-    let mut executor = client::connect_known(&task.dir, &known).await.unwrap();
-    executor.identify(IdentifyRequest {}).await.unwrap();
-    fs::rename(&aside, &intent).unwrap();
-
-    let (other, other_peer, _) = running_as(&host, "other").await;
-    fs::rename(socket(&other), socket(&task)).unwrap();
-    let error = client::connect_known(&task.dir, &known).await.unwrap_err();
-    assert!(error.to_string().contains("it has task"), "{error}");
-    // That one was met in vain.
-    client::connect_known(&task.dir, &known).await.unwrap_err();
-    kill_now(other_peer).await;
-    kill_now(peer).await;
-    host.nothing_left();
 }
 
 #[tokio::test]

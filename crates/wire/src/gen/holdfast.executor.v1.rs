@@ -704,7 +704,7 @@ pub mod executor_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Who is there. Answered in every state, and asked first of a process that was not asked before.
+        /// Who is there. Answered in every state and before anything else is asked of a reattached socket.
         pub async fn identify(
             &mut self,
             request: impl tonic::IntoRequest<super::IdentifyRequest>,
@@ -991,7 +991,7 @@ pub mod executor_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ExecutorServer.
     #[async_trait]
     pub trait Executor: std::marker::Send + std::marker::Sync + 'static {
-        /// Who is there. Answered in every state, and asked first of a process that was not asked before.
+        /// Who is there. Answered in every state and before anything else is asked of a reattached socket.
         async fn identify(
             &self,
             request: tonic::Request<super::IdentifyRequest>,

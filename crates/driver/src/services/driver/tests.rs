@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use holdfast_executor::client::Known;
 use holdfast_goplugin::services::Shutdown;
 use holdfast_record::ProcessIdentity;
 use tokio_stream::StreamExt as _;
@@ -31,7 +30,6 @@ fn facts(dir: impl Into<PathBuf>) -> Arc<Facts> {
         main,
         init: main,
         started_at_ms: 1_500,
-        executor: Known::default(),
     })
 }
 
