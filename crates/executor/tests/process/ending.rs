@@ -21,7 +21,12 @@ fn target(target: KillTarget) -> Ending {
     }
 }
 
-/// Main, a child in its group, and one in a session of its own; each says its name when asked to leave, and the children leave.
+/// Main, a child in its group, and one in a session of its own; each says its name when asked to leave, and the children leave. Main waits
+/// until those have been asked who are to be: what it leaves behind is killed.
+fn family(asked: &[&str]) -> String {
+    format!("for_those='{}'\n{FAMILY}", asked.join(" "))
+}
+
 const FAMILY: &str = "
     wait_for_it() { echo $1 ready; while [ ! -e left-$1 ]; do sleep 0.02; done; }
     (trap 'echo asked child; : > left-child' TERM; wait_for_it child) &
@@ -29,15 +34,24 @@ const FAMILY: &str = "
         while [ ! -e left-stranger ]; do sleep 0.02; done\" &
     trap 'echo asked main; : > left-main' TERM
     wait_for_it main
+    for name in $for_those; do
+        while [ ! -e left-$name ]; do sleep 0.02; done
+    done
     sleep 0.3
     exit 4
 ";
 
-async fn asked(target_of_task: KillTarget, by_signal: bool) -> (String, Option<task_result::Status>) {
+const ALL: [&str; 3] = ["main", "child", "stranger"];
+
+async fn asked(
+    target_of_task: KillTarget,
+    by_signal: bool,
+    expected: &[&str],
+) -> (String, Option<task_result::Status>) {
     let mut host = Host::new();
     let task = host.task("main");
     let given = if by_signal { KillTarget::Main } else { target_of_task };
-    let spec = host.scoped(ending(task.shell(FAMILY), target(given)));
+    let spec = host.scoped(ending(task.shell(&family(expected)), target(given)));
     let (mut peer, _) = host.launch(&task, spec).await;
     for name in ["child", "stranger", "main"] {
         task.says(&format!("{name} ready"));
@@ -60,13 +74,14 @@ async fn asked(target_of_task: KillTarget, by_signal: bool) -> (String, Option<t
 #[tokio::test]
 async fn a_stop_asks_whom_the_job_names() {
     for (target, expected) in [
-        (KillTarget::Main, [true, false, false]),
-        (KillTarget::Group, [true, true, false]),
-        (KillTarget::Cgroup, [true, true, true]),
+        (KillTarget::Main, &ALL[..1]),
+        (KillTarget::Group, &ALL[..2]),
+        (KillTarget::Cgroup, &ALL[..]),
     ] {
         for by_signal in [false, true] {
-            let (stdout, status) = asked(target, by_signal).await;
-            let asked = ["main", "child", "stranger"].map(|name| stdout.contains(&format!("asked {name}")));
+            let (stdout, status) = asked(target, by_signal, expected).await;
+            let was_asked = |name: &&str| stdout.contains(&format!("asked {name}"));
+            let asked: Vec<&str> = ALL.into_iter().filter(was_asked).collect();
             assert_eq!(asked, expected, "{target:?} {by_signal}: {stdout}");
             assert_eq!(status, Some(task_result::Status::Exited(4)));
         }
@@ -78,7 +93,7 @@ async fn without_a_cgroup_of_its_own_all_who_descend_are_asked() {
     let host = Host::new();
     let task = host.task("main");
     let (mut peer, _) = host
-        .launch(&task, ending(task.shell(FAMILY), target(KillTarget::Cgroup)))
+        .launch(&task, ending(task.shell(&family(&ALL)), target(KillTarget::Cgroup)))
         .await;
     for name in ["child", "stranger", "main"] {
         task.says(&format!("{name} ready"));
