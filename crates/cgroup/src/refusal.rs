@@ -149,9 +149,15 @@ impl Writes {
     }
 }
 
-/// That of `dirs` which has `file`.
+/// That of `dirs` which has `file`. In the hierarchy that the file's controller names it is looked for first: on v1 the dirs are many.
 pub(crate) fn holder<'a>(dirs: &'a [PathBuf], file: &str) -> Option<&'a Path> {
-    dirs.iter().map(PathBuf::as_path).find(|dir| dir.join(file).exists())
+    let controller = file.split('.').next().unwrap_or(file);
+    let is_named = |dir: &Path| dir.iter().any(|part| part == controller);
+    let has_it = |dir: &&Path| dir.join(file).exists();
+    let all = || dirs.iter().map(PathBuf::as_path);
+    (all().filter(|dir| is_named(dir)))
+        .find(has_it)
+        .or_else(|| all().filter(|dir| !is_named(dir)).find(has_it))
 }
 
 /// What the kernel's short answers mean for a limit.
@@ -203,6 +209,33 @@ mod tests {
         );
         assert_eq!(lines[1], "cpuset controller: cannot write \"7\" to cpuset.mems: no");
         assert_eq!(error.to_string(), lines.join("; "));
+    }
+
+    #[test]
+    fn a_file_is_found_in_whatever_hierarchy_it_is_and_first_in_its_controllers() {
+        let root = tempfile::tempdir().unwrap();
+        let dirs: Vec<PathBuf> = ["freezer/memory", "cpu/a", "memory/a"]
+            .iter()
+            .map(|dir| root.path().join(dir))
+            .collect();
+        for (dir, files) in dirs.iter().zip([
+            &["freezer.state"][..],
+            &["cpu.shares", "cpuacct.usage"],
+            &["memory.stat", "cpu.shares"],
+        ]) {
+            fs::create_dir_all(dir).unwrap();
+            for file in files {
+                fs::write(dir.join(file), "").unwrap();
+            }
+        }
+        assert_eq!(holder(&dirs, "memory.stat"), Some(&*dirs[2]));
+        assert_eq!(
+            holder(&dirs, "cpuacct.usage"),
+            Some(&*dirs[1]),
+            "mounted together with another"
+        );
+        assert_eq!(holder(&dirs, "cpu.shares"), Some(&*dirs[1]));
+        assert_eq!(holder(&dirs, "pids.max"), None);
     }
 
     #[test]

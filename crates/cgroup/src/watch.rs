@@ -71,20 +71,20 @@ pub struct Bell<F> {
 }
 
 impl Watch {
-    /// Opens what there is. Everything that happens from now on is told, also before the descriptors are polled. At most three
-    /// descriptors stay open.
-    pub fn open(scope: &Scope) -> io::Result<Watch> {
+    /// Opens what there is. Everything that happens from now on is told, also before the descriptors are polled; what was counted until
+    /// then comes with it. At most three descriptors stay open.
+    pub fn open(scope: &Scope) -> io::Result<(Watch, Counters)> {
         let dirs = &scope.join;
         let watch = match scope.version {
             Version::V1 => {
-                let in_holder = |file| holder(dirs, file).map(|dir| dir.join(file));
+                let memory = holder(dirs, v1::memory::OOM_CONTROL);
                 Watch {
-                    oom: holder(dirs, v1::memory::OOM_CONTROL).map(oom_eventfd).transpose()?,
+                    oom: memory.map(oom_eventfd).transpose()?,
                     pids: None,
                     population: None,
                     counts: Counts {
-                        oom: in_holder(v1::memory::OOM_CONTROL),
-                        pids: in_holder(PIDS_EVENTS),
+                        oom: memory.map(|dir| dir.join(v1::memory::OOM_CONTROL)),
+                        pids: holder(dirs, PIDS_EVENTS).map(|dir| dir.join(PIDS_EVENTS)),
                     },
                 }
             }
@@ -96,8 +96,8 @@ impl Watch {
             },
         };
         // A file that was never read counts as changed.
-        watch.counters()?;
-        Ok(watch)
+        let counters = watch.counters()?;
+        Ok((watch, counters))
     }
 
     /// Hands each descriptor to `register`, which takes it over.

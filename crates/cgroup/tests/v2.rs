@@ -163,7 +163,7 @@ fn v2_an_oom_kill_of_the_group_takes_everything_and_is_counted_as_one_occasion()
         ..without_swap(16 * MIB)
     };
     apply(&place.scope, &limits).unwrap();
-    let watch = Watch::open(&place.scope).unwrap();
+    let watch = Watch::open(&place.scope).unwrap().0;
     let mut bystander = place.sleeper();
     let mut main = place.script(HOG);
     for child in [&mut main, &mut bystander] {
@@ -181,7 +181,7 @@ fn v2_every_oom_kill_is_told_and_counted_also_of_a_session() {
     apply(&place.scope, &without_swap(12 * MIB)).unwrap();
     let session = SessionScope::create(&place.scope, 1).unwrap();
     in_event_loop(async {
-        let watch = Watch::open(&place.scope).unwrap().try_map(register).unwrap();
+        let watch = Watch::open(&place.scope).unwrap().0.try_map(register).unwrap();
         let bell = watch.oom.as_ref().unwrap();
         assert!(is_silent(bell).await, "nothing has happened");
         for number in 1..=6 {
@@ -210,7 +210,7 @@ fn v2_a_denied_fork_is_told_and_counted() {
     };
     apply(&place.scope, &limits).unwrap();
     in_event_loop(async {
-        let watch = Watch::open(&place.scope).unwrap().try_map(register).unwrap();
+        let watch = Watch::open(&place.scope).unwrap().0.try_map(register).unwrap();
         let bell = watch.pids.as_ref().unwrap();
         for _ in 0..3 {
             let before = watch.counters().unwrap().pids_denied.unwrap();
@@ -226,7 +226,7 @@ fn v2_the_end_of_the_last_process_is_told() {
     let Some(place) = place() else { return };
     let session = SessionScope::create(&place.scope, 1).unwrap();
     in_event_loop(async {
-        let watch = Watch::open(&place.scope).unwrap().try_map(register).unwrap();
+        let watch = Watch::open(&place.scope).unwrap().0.try_map(register).unwrap();
         let bell = watch.population.as_ref().unwrap();
         assert_eq!(watch.counters().unwrap().populated, Some(false));
         let mut main = place.sleeper();

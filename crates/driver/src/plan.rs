@@ -70,7 +70,16 @@ pub fn birth(task: &TaskConfig, options: &TaskOptions, profile: Profile) -> Birt
     let has_own_root = profile != Profile::Raw;
     let namespaces = options.isolation.modes.namespaces(has_own_root, None);
     let network = network_namespace(task.network_isolation_spec.as_ref());
-    Birth::of(namespaces, network.as_ref())
+    let birth = Birth::of(namespaces, network.as_ref());
+    let has_usual_root = match &options.isolation.rootfs {
+        Rootfs::OfProfile => profile == Profile::Holdfast,
+        Rootfs::Minimal => true,
+        Rootfs::Directory(_) | Rootfs::Image(_) => false,
+    };
+    match has_usual_root && options.isolation.shm_bytes.is_none() {
+        true => birth.with_groundwork(),
+        false => birth,
+    }
 }
 
 /// Looks everything up and checks it; nothing exists on the host afterwards but the command's execute bits, and an image in the cache.

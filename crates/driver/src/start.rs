@@ -211,8 +211,9 @@ async fn start_planned(
             let driver = driver.clone();
             tokio::spawn(async move {
                 // Whoever waits for the start hears of it first, and its next one goes before; what there is to say of this one is told
-                // before its end can be.
+                // before its end can be. The executor as well has to do when its connection closes.
                 tokio::time::sleep(GIVING_WAY).await;
+                drop(launched);
                 tell_start(&driver, &facts, &limits, warnings);
                 watch::spawn(driver, facts, adoption, Some(executor));
             });
@@ -383,7 +384,7 @@ struct Launched {
 impl Launched {
     /// The last step before StartTask returns: from now on the executor keeps the task without being asked. It finds the link, unless it
     /// has to know who attends to the task. A task that is over by now, its executor gone, was started all the same.
-    async fn commit(mut self, dir: &SupervisionDir, is_attended: bool) -> Result<(), Failure> {
+    async fn commit(&mut self, dir: &SupervisionDir, is_attended: bool) -> Result<(), Failure> {
         // Not every file system has links.
         if !is_attended && dir.commit().is_ok() {
             return Ok(());

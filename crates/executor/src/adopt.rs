@@ -115,7 +115,7 @@ pub fn adopt(dir: &SupervisionDir) -> Result<Adopted, AdoptError> {
         init,
         events,
         pump,
-        watch: scope.as_ref().and_then(launch::watch),
+        watch: scope.as_ref().and_then(launch::watch).map(|(watch, _)| watch),
         scope,
     })
 }

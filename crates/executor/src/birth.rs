@@ -5,24 +5,28 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
-use holdfast_init::protocol::{SENT, fd};
-use holdfast_record::Namespaces;
-use holdfast_sandbox::steps::{clone_flags, explain};
-use holdfast_sys::file::duplicate_above;
+use holdfast_init::protocol::{self, SENT, fd};
+use holdfast_record::{Isolation, Namespaces};
+use holdfast_sandbox::isolation::Groundwork;
+use holdfast_sandbox::steps::{NamedSteps, clone_flags, explain};
+use holdfast_sys::file::{duplicate_above, in_memory};
 use holdfast_sys::point;
 use holdfast_sys::process::PidFd;
-use holdfast_sys::socket::{message_pair, send_with_descriptors};
-use holdfast_sys::spawn::{self, Code, SpawnError, Steps};
+use holdfast_sys::socket::{message_pair, receive_with_descriptor, send_with_descriptors};
+use holdfast_sys::spawn::{self, Code, Failure, SpawnError, Steps};
 
 use crate::launch::{LaunchError, preparing};
 
-/// What an init has from its clone on: the namespaces that it shares with the main process.
+/// What an init has from its clone on: the namespaces that it shares with the main process, and what is in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Birth {
     /// CLONE_NEW flags (clone(2)).
     namespaces: i32,
+    /// The usual beginning of a tree, on the folder of the init's program: one that is there.
+    has_groundwork: bool,
     /// Path of the network namespace that it joins.
     network: Option<String>,
 }
@@ -33,25 +37,62 @@ impl Birth {
         let namespaces = clone_flags(namespaces);
         Birth {
             namespaces,
+            has_groundwork: false,
             // All that is the task's own is the init's then, and sessions find it there. Otherwise the main process joins it alone.
             network: network.filter(|_| namespaces != 0).cloned(),
         }
     }
 
+    /// The same with the beginning of the task's tree in it, if it has a mount namespace for that.
+    #[must_use]
+    pub fn with_groundwork(self) -> Birth {
+        Birth {
+            has_groundwork: self.namespaces & libc::CLONE_NEWNS != 0,
+            ..self
+        }
+    }
+
+    /// Whether the tree is begun.
+    pub fn has_groundwork(&self) -> bool {
+        self.has_groundwork
+    }
+
+    fn groundwork(&self) -> Option<Groundwork> {
+        let has_own_ipc = self.namespaces & libc::CLONE_NEWIPC != 0;
+        self.has_groundwork.then(|| Groundwork::usual(has_own_ipc))
+    }
+
     /// For the command line of an executor.
     pub fn to_argument(&self) -> String {
-        format!("{}:{}", self.namespaces, self.network.as_deref().unwrap_or_default())
+        let Birth {
+            namespaces,
+            has_groundwork,
+            network,
+        } = self;
+        format!(
+            "{namespaces}:{}:{}",
+            if *has_groundwork { GROUNDWORK } else { "" },
+            network.as_deref().unwrap_or_default()
+        )
     }
 
     /// `None`: it was written by no driver, or by one of another version.
     pub fn from_argument(argument: &OsStr) -> Option<Birth> {
-        let (namespaces, network) = argument.to_str()?.split_once(':')?;
+        let mut parts = argument.to_str()?.splitn(3, ':');
         Some(Birth {
-            namespaces: namespaces.parse().ok()?,
-            network: Some(network.to_owned()).filter(|path| !path.is_empty()),
+            namespaces: parts.next()?.parse().ok()?,
+            has_groundwork: match parts.next()? {
+                GROUNDWORK => true,
+                "" => false,
+                _ => return None,
+            },
+            network: Some(parts.next()?.to_owned()).filter(|path| !path.is_empty()),
         })
     }
 }
+
+/// In the argument of an executor.
+const GROUNDWORK: &str = "groundwork";
 
 /// What an init works with, beside what it is born with; see [`SENT`].
 #[derive(Debug)]
@@ -106,16 +147,55 @@ struct Waiting {
 
 impl Waiting {
     /// Nothing may fail after it has heard: another one would be told in its place.
-    fn be_told(mut self, descriptors: &[BorrowedFd<'_>]) -> Result<(PidFd, OwnedFd), LaunchError> {
+    fn be_told(mut self, descriptors: &[BorrowedFd<'_>]) -> Result<(PidFd, OwnedFd), NotTold> {
         let (init, socket) = self.init.take().expect("it is told once");
         match send_with_descriptors(&socket, &[0], descriptors) {
             Ok(()) => Ok((init, socket)),
             Err(e) => {
+                let last_word = match e.raw_os_error() {
+                    // Its end is closed, so that this does not wait.
+                    Some(libc::EPIPE | libc::ECONNRESET) => hear(&socket).ok().flatten(),
+                    _ => None,
+                };
                 self.init = Some((init, socket));
-                preparing("telling the init what to run", Err(e))
+                Err(match last_word {
+                    Some(Heard::Failed(failure)) => NotTold::Failed(failure),
+                    _ => NotTold::Gone(e),
+                })
             }
         }
     }
+}
+
+/// Why an init could not be told what to run.
+enum NotTold {
+    /// It had steps of its own to take, and this one failed.
+    Failed(Failure),
+    /// Somebody has killed it.
+    Gone(std::io::Error),
+}
+
+/// What an init says.
+#[derive(Debug)]
+pub enum Heard {
+    /// The main process is cloned: the number that the init knows it by, and its pidfd.
+    Cloned(i32, PidFd),
+    /// The init's own steps ended here; nothing was cloned.
+    Failed(Failure),
+}
+
+/// `None`: it has ended without a word.
+pub fn hear(socket: impl AsFd) -> Result<Option<Heard>, LaunchError> {
+    let mut message = [0; protocol::FAILED_SIZE];
+    let received = preparing("hearing from the init", receive_with_descriptor(socket, &mut message))?;
+    let [a, b, c, d, ..] = message;
+    Ok(match received {
+        (protocol::CLONED_SIZE, Some(pidfd)) => {
+            Some(Heard::Cloned(i32::from_le_bytes([a, b, c, d]), PidFd::from_fd(pidfd)))
+        }
+        (protocol::FAILED_SIZE, None) => Some(Heard::Failed(Failure::from_bytes(message))),
+        _ => None,
+    })
 }
 
 impl Drop for Waiting {
@@ -144,17 +224,55 @@ impl Births {
         self.waiting = self.born(birth).ok();
     }
 
-    /// An init with this birth, which is told what to run; with a socket on which it tells of the main process.
-    pub fn tell(&mut self, birth: Birth, sent: Sent<'_>) -> Result<(PidFd, OwnedFd), LaunchError> {
-        let descriptors = sent.in_order();
-        let waiting = self.waiting.take().filter(|waiting| waiting.birth == birth);
-        // One that somebody has killed meanwhile hears nothing.
-        if let Some(waiting) = waiting
-            && let Ok(told) = waiting.be_told(&descriptors)
+    /// The birth of a task's init, and what its main process then has to build, which is less than what it sees if the init that waits has
+    /// begun with that.
+    pub fn of(&self, isolation: &Isolation, network: Option<&String>) -> (Birth, Isolation) {
+        let birth = Birth::of(isolation.namespaces, network);
+        let begun = birth.clone().with_groundwork();
+        let waits = self.waiting.as_ref().is_some_and(|waiting| waiting.birth == begun);
+        match begun
+            .groundwork()
+            .filter(|_| waits)
+            .and_then(|laid| laid.rest_of(isolation))
         {
-            return Ok(told);
+            Some(rest) => (begun, rest),
+            None => (birth, isolation.clone()),
         }
-        self.born(birth)?.be_told(&descriptors)
+    }
+
+    /// The folder on which an init lays the groundwork of a tree.
+    pub fn anchor(&self) -> &Path {
+        self.program.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// An init with this birth, which is told what to run; with a socket on which it tells of the main process.
+    pub fn tell(&mut self, birth: &Birth, sent: Sent<'_>) -> Result<(PidFd, OwnedFd), LaunchError> {
+        let descriptors = sent.in_order();
+        let waiting = self.waiting.take().filter(|waiting| waiting.birth == *birth);
+        let told = match waiting.map(|waiting| waiting.be_told(&descriptors)) {
+            Some(Err(NotTold::Gone(_))) | None => self.born(birth.clone())?.be_told(&descriptors),
+            Some(told) => told,
+        };
+        told.map_err(|e| match e {
+            NotTold::Failed(failure) => self.failed(birth, failure),
+            NotTold::Gone(source) => LaunchError::Prepare {
+                what: "telling the init what to run".into(),
+                source,
+            },
+        })
+    }
+
+    /// Why an init with this birth could not begin.
+    pub fn failed(&self, birth: &Birth, failure: Failure) -> LaunchError {
+        LaunchError::Step {
+            explanation: self.groundwork(birth).unwrap_or_default().explain(failure),
+            errno: failure.errno,
+        }
+    }
+
+    fn groundwork(&self, birth: &Birth) -> Option<NamedSteps> {
+        let groundwork = birth.groundwork()?;
+        Some(NamedSteps::default().groundwork(&groundwork, self.anchor()))
     }
 
     fn born(&self, birth: Birth) -> Result<Waiting, LaunchError> {
@@ -165,6 +283,8 @@ impl Births {
         let above = |fd: BorrowedFd<'_>| preparing("duplicating a descriptor", duplicate_above(fd, 32));
         let (null, its_own) = (above(null.as_fd())?, above(its_own.as_fd())?);
         let points = point::folder().map(above).transpose()?;
+        let groundwork = self.groundwork(&birth).map(|steps| in_block(&steps)).transpose()?;
+        let groundwork = groundwork.map(|block| above(block.as_fd())).transpose()?;
         let mut steps = Steps::new()
             .close_from(3)
             .duplicate(null.as_raw_fd(), 0)
@@ -173,6 +293,9 @@ impl Births {
             .duplicate(its_own.as_raw_fd(), fd::REPORT);
         if let Some(points) = &points {
             steps = steps.duplicate(points.as_raw_fd(), fd::CRASH_POINTS);
+        }
+        if let Some(groundwork) = &groundwork {
+            steps = steps.duplicate(groundwork.as_raw_fd(), fd::PLAN);
         }
         if let Some(path) = &birth.network {
             steps = steps.join_network_namespace(path);
@@ -202,4 +325,14 @@ impl Births {
             }),
         }
     }
+}
+
+/// Steps in memory that another process can map.
+pub fn in_block(named: &NamedSteps) -> Result<OwnedFd, LaunchError> {
+    let write = || {
+        let file = File::from(in_memory("plan")?);
+        file.write_all_at(named.steps.as_bytes()?, 0)?;
+        Ok(file.into())
+    };
+    preparing("preparing the steps", write())
 }

@@ -10,26 +10,26 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_cgroup::{Scope, ScopeError, Watch};
+use holdfast_cgroup::{Counters, Scope, ScopeError, Watch};
 use holdfast_init::exit::{self, Kind};
-use holdfast_init::protocol::{self, Event, fd};
+use holdfast_init::protocol::{Event, fd};
 use holdfast_record::{
-    DeviceRule, OutputRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir, milliseconds,
-    names, now_ms,
+    DeviceRule, Isolation, OutputRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir,
+    milliseconds, names, now_ms,
 };
 use holdfast_sandbox::host::RootMount;
 use holdfast_sandbox::steps::{ConfinementError, NamedSteps, Tree, TreeError, clone_flags, explain};
 use holdfast_sys::clock::boottime;
-use holdfast_sys::file::{change_owner, in_memory, mkfifo_at, open_at};
+use holdfast_sys::file::{change_owner, mkfifo_at, open_at};
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::process::PidFd;
 use holdfast_sys::readiness::{self, Registered};
-use holdfast_sys::socket::{pipe, receive_with_descriptor};
+use holdfast_sys::socket::pipe;
 use holdfast_sys::spawn::{Code, Failure, Steps};
 use holdfast_wire::executor_v1;
 use tokio::io::Interest;
 
-use crate::birth::{Birth, Births, Sent};
+use crate::birth::{self, Births, Heard, Sent, in_block};
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
@@ -76,8 +76,13 @@ pub struct Unconfirmed {
 
 impl Unconfirmed {
     /// Waits until the main process is executed. After an error nothing of it is left.
-    pub async fn confirm(mut self, dir: &SupervisionDir, events: &Registered, init: &PidFd) -> Result<(), LaunchError> {
-        let heard = match first_event(events, init).await {
+    pub async fn confirm(
+        mut self,
+        dir: &SupervisionDir,
+        events: &Registered,
+        init_ended: &Registered,
+    ) -> Result<(), LaunchError> {
+        let heard = match first_event(events, init_ended).await {
             Ok(Event::Started | Event::Exited) => {
                 self.unreleased.forget();
                 point::reached(Point::StartHeard);
@@ -251,20 +256,16 @@ async fn clone_and_release(
         "making the folders for what the task writes",
         written_folder(dir, &task),
     )?;
+    let (birth, isolation) = births.of(&task.plan.isolation, task.plan.network_namespace.as_ref());
+    let has_groundwork = birth.has_groundwork();
     let tree = Tree {
-        anchor: dir.path(),
+        anchor: if has_groundwork { births.anchor() } else { dir.path() },
         written: &written,
         host_root: RootMount::of_this_process(),
+        has_groundwork,
     };
-    let steps = main_steps(&task, join, tree, user_namespace.as_ref())?;
-    let plan = preparing("preparing the steps", in_memory("plan"))?;
-    let block = preparing("preparing the steps", steps.steps.as_bytes())?;
-    preparing(
-        "preparing the steps",
-        File::from(preparing("plan", plan.try_clone())?).write_all_at(block, 0),
-    )?;
-
-    let birth = Birth::of(task.plan.isolation.namespaces, task.plan.network_namespace.as_ref());
+    let steps = main_steps(&task, &isolation, join, tree, user_namespace.as_ref())?;
+    let plan = in_block(&steps)?;
     let sent = Sent {
         plan: plan.as_fd(),
         stdout: stdout.fifo.as_fd(),
@@ -276,7 +277,7 @@ async fn clone_and_release(
         stderr_spool: stderr.spool.as_fd(),
         cgroup: unified.as_ref().map(AsFd::as_fd),
     };
-    let (init, report) = births.tell(birth, sent)?;
+    let (init, report) = births.tell(&birth, sent)?;
     let mut unreleased = Unreleased {
         init: Some(init),
         main: None,
@@ -284,7 +285,7 @@ async fn clone_and_release(
     drop((gate, exit, plan));
     point::reached(Point::InitCloned);
     // First, as the scheduler may let the init run here alone.
-    let (pid, main) = cloned(report, dir, &steps).await?;
+    let (pid, main) = cloned(report, dir, &steps, |failure| births.failed(&birth, failure)).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
@@ -301,17 +302,11 @@ async fn clone_and_release(
     let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
     point::reached(Point::LimitsSet);
     let collected = collect([(stdout, &task.plan.stdout), (stderr, &task.plan.stderr)]);
-    let watch = scope.as_ref().and_then(watch);
-    let baseline = Baseline {
-        oom_kills: scope
-            .as_ref()
-            .and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join))
-            .unwrap_or(0),
-        forks_refused: watch
-            .as_ref()
-            .and_then(|watch| watch.counters().ok()?.pids_denied)
-            .unwrap_or(0),
-    };
+    let (watch, counted) = scope.as_ref().and_then(watch).unzip();
+    let baseline = counted.unwrap_or_else(|| Counters {
+        oom_kills: (scope.as_ref()).and_then(|scope| holdfast_cgroup::oom_kills(scope.version, &scope.join)),
+        ..Counters::default()
+    });
     let pump = match (limited, collected) {
         (Ok(refused), Ok(pump)) => {
             warnings.extend(refused);
@@ -320,7 +315,9 @@ async fn clone_and_release(
         (Err(e), _) | (_, Err(e)) => {
             // The main process leaves, and its cgroups with it once it is reaped.
             drop(release);
-            let _ = tokio::time::timeout(START_BOUND, first_event(&events, init)).await;
+            if let Ok(end) = end_of(init) {
+                let _ = first_event(&events, &end).await;
+            }
             return Err(e);
         }
     };
@@ -347,19 +344,14 @@ async fn clone_and_release(
     Ok((launched, unconfirmed))
 }
 
-/// What the kernel had counted in the scope before the task was started in it.
-struct Baseline {
-    oom_kills: u64,
-    forks_refused: u64,
-}
-
-/// What the kernel will tell of the scope. Without it the counters are compared at the end of the task.
-pub fn watch(scope: &Scope) -> Option<Watch> {
+/// What the kernel will tell of the scope, and what it has counted there before. Without it the counters are compared at the end of the
+/// task.
+pub fn watch(scope: &Scope) -> Option<(Watch, Counters)> {
     match Watch::open(scope) {
-        Ok(mut watch) => {
+        Ok((mut watch, counted)) => {
             // Who waits for the task's end waits for its processes.
             watch.population = None;
-            Some(watch)
+            Some((watch, counted))
         }
         Err(e) => {
             log::line(&format!("cannot watch the task's cgroups: {e}"));
@@ -374,7 +366,7 @@ fn record_and_release(
     task: Task,
     (pid, main): (i32, &PidFd),
     init: &PidFd,
-    baseline: Baseline,
+    baseline: Counters,
     release: &OwnedFd,
 ) -> Result<(Record, Vec<String>), LaunchError> {
     let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
@@ -396,8 +388,8 @@ fn record_and_release(
         main: identify(&format!("the main process, pid {pid}"), main)?,
         committed: false,
         plan: task.plan,
-        oom_baseline: baseline.oom_kills,
-        forks_baseline: baseline.forks_refused,
+        oom_baseline: baseline.oom_kills.unwrap_or(0),
+        forks_baseline: baseline.pids_denied.unwrap_or(0),
         stop: None,
         runtime_deadline_boot_ms: deadline,
         attendant: None,
@@ -434,11 +426,12 @@ async fn early_end(
     if is_at_gate && !main.has_exited().unwrap_or(true) {
         return seen;
     }
-    match tokio::time::timeout(START_BOUND, first_event(events, init)).await {
-        Ok(Ok(Event::NotStarted)) => not_started(dir, steps),
-        Ok(Ok(Event::Started | Event::Exited)) => LaunchError::Init(LOST.into()),
-        Ok(Err(e @ LaunchError::Init(_))) => e,
-        Ok(Err(_)) | Err(_) => seen,
+    let Ok(end) = end_of(init) else { return seen };
+    match first_event(events, &end).await {
+        Ok(Event::NotStarted) => not_started(dir, steps),
+        Ok(Event::Started | Event::Exited) => LaunchError::Init(LOST.into()),
+        Err(e @ LaunchError::Init(_)) => e,
+        Err(_) => seen,
     }
 }
 
@@ -619,15 +612,15 @@ pub(crate) fn unseen() -> NamedSteps {
     }
 }
 
-/// The steps of the main process. On v2 it is cloned into its cgroup and joins none.
+/// The steps of the main process, of whose isolation this is left to do. On v2 it is cloned into its cgroup and joins none.
 fn main_steps(
     task: &Task,
+    isolation: &Isolation,
     join: &[PathBuf],
     tree: Tree<'_>,
     user_namespace: Option<&UserNamespace>,
 ) -> Result<NamedSteps, LaunchError> {
     let plan = &task.plan;
-    let isolation = &plan.isolation;
     let mut named = unseen();
     if let Some(path) = plan
         .network_namespace
@@ -665,7 +658,8 @@ fn main_steps(
         .credentials(plan)
         .after_credentials(plan)
         .then(plan.work_dir.clone(), |steps| steps.change_directory(&plan.work_dir))
-        .then("", Steps::default_signals)
+        // The init was executed with their defaults, and has blocked them.
+        .then("", Steps::unblock_signals)
         .then("", |steps| steps.gate(fd::GATE))
         .then("", |steps| steps.close_from(3))
         .last(plan)?
@@ -710,38 +704,45 @@ fn written_folder(dir: &SupervisionDir, task: &Task) -> io::Result<PathBuf> {
 }
 
 /// The pid and pidfd that the init sends back.
-async fn cloned(report: OwnedFd, dir: &SupervisionDir, steps: &NamedSteps) -> Result<(i32, PidFd), LaunchError> {
+async fn cloned(
+    report: OwnedFd,
+    dir: &SupervisionDir,
+    steps: &NamedSteps,
+    of_its_own: impl FnOnce(Failure) -> LaunchError,
+) -> Result<(i32, PidFd), LaunchError> {
     let report = preparing("watching the init", Registered::new(report, Interest::READABLE))?;
     match tokio::time::timeout(START_BOUND, report.readable()).await {
         Ok(ready) => preparing("hearing from the init", ready)?,
         Err(_) => return Err(LaunchError::Init("did not clone the main process in time".into())),
     }
-    let mut number = [0; protocol::CLONED_SIZE];
-    match preparing("hearing from the init", receive_with_descriptor(&report, &mut number))? {
-        (protocol::CLONED_SIZE, Some(pidfd)) => {
-            let main = PidFd::from_fd(pidfd);
+    match birth::hear(&report)? {
+        Some(Heard::Cloned(number, main)) => {
             // The init may know it by a number of its own namespace.
             let pid = preparing("identifying the main process", main.pid())?;
-            Ok((pid.unwrap_or(i32::from_le_bytes(number)), main))
+            Ok((pid.unwrap_or(number), main))
         }
+        Some(Heard::Failed(failure)) => Err(of_its_own(failure)),
         // It could not clone, and recorded that before it closed its end.
-        _ => Err(not_started(dir, steps)),
+        None => Err(not_started(dir, steps)),
     }
 }
 
-async fn first_event(events: &Registered, init: &PidFd) -> Result<Event, LaunchError> {
-    let mut byte = [0];
-    // Its FIFO has no end of file, which would tell that it was killed.
+/// The init's end: its FIFO has no end of file, which would tell that it was killed.
+fn end_of(init: &PidFd) -> Result<Registered, LaunchError> {
     let end = init
         .try_clone()
         .and_then(|init| Registered::new(init.into(), Interest::READABLE));
-    let end = preparing("watching the init", end)?;
+    preparing("watching the init", end)
+}
+
+async fn first_event(events: &Registered, init_ended: &Registered) -> Result<Event, LaunchError> {
+    let mut byte = [0];
     let told = async {
         tokio::select! {
             // What it told before its end counts.
             biased;
             told = events.read(&mut byte) => told.map(Some),
-            ended = end.readable() => ended.map(|()| None),
+            ended = init_ended.readable() => ended.map(|()| None),
         }
     };
     match tokio::time::timeout(START_BOUND, told).await {

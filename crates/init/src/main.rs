@@ -34,6 +34,13 @@ const O_CLOEXEC: usize = 0o2000000;
 
 extern "C" fn main() -> ! {
     become_subreaper_and_block_signals();
+    if let Some(block) = map_plan()
+        && let Err(failure) = lay_groundwork(block)
+    {
+        let _ = raw::write(fd::REPORT, &failure.to_bytes());
+        raw::exit(0);
+    }
+    point::reached_in(fd::CRASH_POINTS, Point::InitWaits);
     // Without an executor there is nothing to do.
     let Some(into_cgroup) = be_told() else { raw::exit(0) };
     let Some((block, length)) = map_plan() else {
@@ -92,6 +99,30 @@ extern "C" fn main() -> ! {
     raw::close(pipe[0]);
     reap(main);
     wait_to_be_ended()
+}
+
+/// Takes the steps that can be taken before the task is known. The descriptors that are about to be sent need its number.
+fn lay_groundwork((block, length): (*mut u8, usize)) -> Result<(), Failure> {
+    raw::close(fd::PLAN);
+    // The executor and the driver go before, wherever these are woken: this is in advance.
+    set_scheduler(SCHED_IDLE);
+    // SAFETY: the block was made by the executor; the state that its steps change is that of the namespaces of this process. Nothing
+    // refers to it afterwards.
+    unsafe {
+        let done = steps::run_to_end(block, length);
+        let _ = raw::checked(nr::MUNMAP, block as usize, length, 0, 0);
+        set_scheduler(SCHED_OTHER);
+        done.map(drop)
+    }
+}
+
+const SCHED_OTHER: usize = 0;
+const SCHED_IDLE: usize = 5;
+
+fn set_scheduler(policy: usize) {
+    let priority = 0i32;
+    // SAFETY: the priority is readable. Where it is refused nothing depends on it.
+    let _ = unsafe { raw::checked(nr::SCHED_SETSCHEDULER, 0, policy, &raw const priority as usize, 0) };
 }
 
 fn become_subreaper_and_block_signals() {

@@ -84,6 +84,8 @@ points! {
     /// Executor: the answer to Commit is on its way.
     CommitAnswered = "executor.commit-answered",
 
+    /// Init: what can be done before its task is known is done; it waits to be told.
+    InitWaits = "init.waits",
     /// Init: the main process is cloned; the executor has not been told.
     InitClonedMain = "init.main-cloned",
     /// Init: the executor was told which process is the main one.

@@ -2,7 +2,8 @@
 
 /// Descriptors of the init. It is executed with [`fd::REPORT`], and is sent those that it is to work with.
 pub mod fd {
-    /// The steps of the main process, in memory.
+    /// The steps of the main process, in memory. Before these are sent, if the init is executed with it: steps of its own, which it closes
+    /// before it takes them.
     pub const PLAN: i32 = 3;
     /// The task's standard output, open both ways so that it has neither end of file nor SIGPIPE while the init lives.
     pub const STDOUT: i32 = 4;
@@ -68,3 +69,6 @@ impl Event {
 
 /// What goes back on [`fd::REPORT`]: the main process's pid, with its pidfd beside it. One message.
 pub const CLONED_SIZE: usize = 4;
+
+/// Or, in its place, which of the init's own steps failed ([`crate::steps::Failure`]).
+pub const FAILED_SIZE: usize = 8;

@@ -117,6 +117,11 @@ impl Steps {
         self.push(Code::DefaultSignals, &[])
     }
 
+    /// None blocked; for a process whose parent has every signal's default already, as an init has.
+    pub fn unblock_signals(self) -> Self {
+        self.push(Code::UnblockSignals, &[])
+    }
+
     /// Goes on after one byte from the descriptor; fails at its end of file.
     pub fn wait(self, fd: i32) -> Self {
         self.numbers(Code::Wait, &[fd.cast_unsigned()])
@@ -230,9 +235,10 @@ impl Steps {
         self.push(Code::WriteFile, &payload)
     }
 
-    /// Covers a path, so that nothing of it can be seen; one that is not there is left alone.
-    pub fn mask(self, path: impl AsRef<OsStr>) -> Self {
-        self.text(Code::Mask, path)
+    /// Covers a path, so that nothing of it can be seen: a folder by an empty one, a file by `nothing`, such as the task's `/dev/null`. One
+    /// that is not there is left alone.
+    pub fn mask(self, path: impl AsRef<OsStr>, nothing: impl AsRef<OsStr>) -> Self {
+        self.words(Code::Mask, &[], &[path.as_ref(), nothing.as_ref()])
     }
 
     /// What is at a path cannot be written; one that is not there is left alone.

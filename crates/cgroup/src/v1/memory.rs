@@ -36,8 +36,8 @@ pub(crate) fn stat(content: &str) -> Stat {
 
 pub(crate) fn oom_kills(dirs: &[PathBuf]) -> Option<u64> {
     // The count is there since 4.13.
-    dirs.iter()
-        .find_map(|dir| keyed(&interface::read(&dir.join(OOM_CONTROL)).ok()?, "oom_kill"))
+    let dir = holder(dirs, OOM_CONTROL)?;
+    keyed(&interface::read(&dir.join(OOM_CONTROL)).ok()?, "oom_kill")
 }
 
 /// What v1 has nothing for. What asks for no limit is fulfilled by having none.
@@ -86,7 +86,7 @@ pub(crate) fn apply_hard(
         // The agent's driver keeps tasks with a limit from swapping unasked: a preference, so that kernels that lack it are not
         // worth a complaint. A change of a living task's limit leaves alone what was said at its start.
         None if max.is_some() && swap.is_none() && before.memory == Bound::Unlimited => {
-            for dir in dirs {
+            if let Some(dir) = holder(dirs, SWAPPINESS) {
                 let _ = interface::write(&dir.join(SWAPPINESS), "0");
             }
         }

@@ -73,7 +73,7 @@ fn every_oom_kill_wakes_who_watches() {
     };
     apply(&place.scope, &limits).unwrap();
     in_event_loop(async {
-        let watch = Watch::open(&place.scope).unwrap().try_map(register).unwrap();
+        let watch = Watch::open(&place.scope).unwrap().0.try_map(register).unwrap();
         let before = watch.counters().unwrap().oom_kills.unwrap();
         let bell = watch.oom.as_ref().unwrap();
         assert!(is_silent(bell).await, "nothing has happened");
@@ -94,7 +94,7 @@ fn denied_forks_are_counted_and_on_v2_wake_who_watches() {
     };
     apply(&place.scope, &limits).unwrap();
     in_event_loop(async {
-        let watch = Watch::open(&place.scope).unwrap().try_map(register).unwrap();
+        let watch = Watch::open(&place.scope).unwrap().0.try_map(register).unwrap();
         assert_eq!(watch.counters().unwrap().pids_denied, Some(0));
         assert_eq!(watch.pids.is_some(), place.scope.version == Version::V2);
         let mut main = place.script("exit 0");
@@ -118,7 +118,7 @@ fn denied_forks_are_counted_and_on_v2_wake_who_watches() {
 fn on_v2_the_leave_of_the_last_process_wakes_who_watches() {
     for place in Place::of_every_version() {
         in_event_loop(async {
-            let watch = Watch::open(&place.scope).unwrap().try_map(register).unwrap();
+            let watch = Watch::open(&place.scope).unwrap().0.try_map(register).unwrap();
             if place.scope.version == Version::V1 {
                 assert!(watch.population.is_none());
                 assert_eq!(watch.counters().unwrap().populated, None);
@@ -144,7 +144,7 @@ fn what_happens_between_opening_and_registering_is_told_too() {
         if place.scope.version == Version::V1 {
             continue;
         }
-        let watch = Watch::open(&place.scope).unwrap();
+        let watch = Watch::open(&place.scope).unwrap().0;
         let mut main = place.sleeper();
         in_event_loop(async {
             let watch = watch.try_map(register).unwrap();
@@ -160,7 +160,7 @@ fn what_happens_between_opening_and_registering_is_told_too() {
 fn a_removed_cgroup_is_known_as_such() {
     for place in Place::of_every_version() {
         let scope = place.scope.clone().owning_all();
-        let watch = Watch::open(&scope).unwrap();
+        let watch = Watch::open(&scope).unwrap().0;
         scope.remove().unwrap();
         assert!(watch.is_gone(&watch.counters().unwrap_err()));
     }
@@ -172,7 +172,7 @@ fn a_process_that_enters_before_the_watch_is_no_news() {
         let mut main = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         enter(&place.scope.join, pid(&main)).unwrap();
         in_event_loop(async {
-            let watch = Watch::open(&place.scope).unwrap().try_map(register).unwrap();
+            let watch = Watch::open(&place.scope).unwrap().0.try_map(register).unwrap();
             for bell in [&watch.oom, &watch.pids, &watch.population].into_iter().flatten() {
                 assert!(is_silent(bell).await);
             }

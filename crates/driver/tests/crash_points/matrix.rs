@@ -168,6 +168,7 @@ fn ways(point: Point) -> &'static [(Scenario, u32)] {
         | Point::LaunchRecorded
         | Point::MainReleased
         | Point::StartHeard
+        | Point::InitWaits
         | Point::InitClonedMain
         | Point::InitReported
         | Point::MainWaits

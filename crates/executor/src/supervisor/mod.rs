@@ -223,6 +223,14 @@ pub struct Supervisor {
     pub commit_bound: Option<Duration>,
 }
 
+/// Where a task comes from.
+enum Origin {
+    /// This executor has started it, with this environment; nothing can have happened to it unseen.
+    Launched(Vec<String>),
+    /// An executor before this one.
+    Adopted,
+}
+
 /// A task that was started, by this executor or by one before it.
 struct Living {
     record: Record,
@@ -237,6 +245,7 @@ struct Living {
     scope: Option<Arc<holdfast_cgroup::Scope>>,
     plan: Arc<holdfast_record::PlanRecord>,
     env: Option<Arc<Vec<String>>>,
+    was_adopted: bool,
     frozen: bool,
     freezing: Option<Freezing>,
     /// When the next step of a stop is due.
@@ -285,7 +294,7 @@ impl Supervisor {
             scope,
             watch,
         } = adopted;
-        match self.living(record, main, init, events, pump, scope, watch, None) {
+        match self.living(record, main, init, events, pump, scope, watch, Origin::Adopted) {
             Ok(mut living) => {
                 let phase = match living.record.stop {
                     Some(_) => Phase::Stopping,
@@ -366,14 +375,13 @@ impl Supervisor {
             warnings,
         };
         // While the main process is executed.
-        let watched = init
-            .try_clone()
-            .and_then(|init| self.living(record, Some(main), Some(init), events, pump, scope, watch, Some(env)));
-        let confirmed = match watched {
-            Ok(living) => unconfirmed
-                .confirm(&self.dir, &living.events, &init)
-                .await
-                .map(|()| living),
+        let origin = Origin::Launched(env);
+        let confirmed = match self.living(record, Some(main), Some(init), events, pump, scope, watch, origin) {
+            Ok(living) => {
+                let (_, init_ended) = living.init.as_ref().expect("it was put there above");
+                let confirmed = unconfirmed.confirm(&self.dir, &living.events, init_ended).await;
+                confirmed.map(|()| living)
+            }
             Err(source) => Err(LaunchError::Prepare {
                 what: "watching the task".into(),
                 source,
@@ -403,7 +411,7 @@ impl Supervisor {
         pump: Pump,
         scope: Option<holdfast_cgroup::Scope>,
         watch: Option<holdfast_cgroup::Watch>,
-        env: Option<Vec<String>>,
+        origin: Origin,
     ) -> std::io::Result<Living> {
         let watched = |pidfd: PidFd| -> std::io::Result<_> {
             let ended = Registered::new(pidfd.try_clone()?.into(), Interest::READABLE)?;
@@ -420,7 +428,14 @@ impl Supervisor {
             self.commit_bound.map(|bound| Instant::now() + bound)
         };
         let scope = scope.map(Arc::new);
-        let notices = Board::read(&self.dir);
+        let (env, was_adopted) = match origin {
+            Origin::Launched(env) => (Some(Arc::new(env)), false),
+            Origin::Adopted => (None, true),
+        };
+        let notices = match was_adopted {
+            true => Board::read(&self.dir),
+            false => Board::default(),
+        };
         let was_killed = record.stop.as_ref().is_some_and(|stop| stop.killed);
         let deadline = record.runtime_deadline_boot_ms.filter(|_| record.stop.is_none());
         let before = record.unattended_until_boot_ms;
@@ -432,7 +447,7 @@ impl Supervisor {
             stop_due: record.stop.as_ref().map(|stop| instant_of(stop.due())),
             runtime_until: deadline.map(|milliseconds| instant_of(Duration::from_millis(milliseconds))),
             oom: OomKills::new(scope.clone(), record.oom_baseline, notices.told().oom_kills),
-            watch: Watch::new(watch),
+            watch: Watch::new(watch, was_adopted),
             notices,
             losses_told: 0,
             is_output_late: false,
@@ -442,10 +457,11 @@ impl Supervisor {
             main_ended,
             events,
             pump,
-            frozen: scope.as_deref().is_some_and(is_frozen),
+            frozen: was_adopted && scope.as_deref().is_some_and(is_frozen),
             freezing: None,
             scope,
-            env: env.map(Arc::new),
+            env,
+            was_adopted,
             dying_until: None,
             main_was_killed: was_killed,
             attendance,
@@ -500,7 +516,7 @@ impl Supervisor {
 
     async fn until_over(&mut self, living: &mut Living) -> (Status, i64) {
         // An executor before this one may have been told the end, and been killed before it told it on.
-        let mut main_is_over = matches!(self.dir.exit(), Ok(Some(_)));
+        let mut main_is_over = living.was_adopted && matches!(self.dir.exit(), Ok(Some(_)));
         let mut event = [0];
         loop {
             if living.init.is_none() && living.main_ended.is_none() {

@@ -36,8 +36,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Registers the descriptors. A task that cannot be watched is compared at its end.
-    pub fn new(watch: Option<holdfast_cgroup::Watch>) -> Watch {
+    /// Registers the descriptors. A task that cannot be watched is compared at its end. `was_there`: it may have had none to watch it for a
+    /// while; what happened then was told to nobody, and is looked for once.
+    pub fn new(watch: Option<holdfast_cgroup::Watch>, was_there: bool) -> Watch {
         let register = |fd, readiness| {
             let interest = match readiness {
                 Readiness::Readable => Interest::READABLE,
@@ -54,8 +55,7 @@ impl Watch {
             });
         Watch {
             held,
-            // What happened before it was watched was told to nobody, and is looked for once.
-            look_at: Some(Instant::now()),
+            look_at: was_there.then(Instant::now),
             looks: LOOKS,
             tell_forks_at: Some(Instant::now() + FORKS_TOGETHER),
             ..Watch::default()

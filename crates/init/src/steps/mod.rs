@@ -110,6 +110,8 @@ pub enum Code {
     AllowDescriptor = 46,
     /// Waits for one byte; end of file fails the step with ECANCELED.
     Wait = 47,
+    /// No signal blocked (signal(7)).
+    UnblockSignals = 48,
 }
 
 impl Code {
@@ -164,6 +166,7 @@ impl Code {
             Restrict,
             AllowDescriptor,
             Wait,
+            UnblockSignals,
         ]
         .into_iter()
         .find(|code| *code as u32 == number)
@@ -227,12 +230,28 @@ const SCHED_OTHER: usize = 0;
 /// 1024 CPUs, as many as glibc's cpu_set_t has.
 const CPU_WORDS: usize = 16;
 
-/// Runs a block of steps. Returns only when one failed: the last executes another program.
+/// Runs a block of steps that ends in [`Code::Exec`]. Returns only when one failed: the last executes another program.
 ///
 /// # Safety
 /// `block` must be writable memory of `length` bytes, aligned to eight, that was made by the encoder of this form, and the
 /// caller a process in which nothing else relies on the state that the steps change.
 pub unsafe fn run(block: *mut u8, length: usize) -> Failure {
+    // SAFETY: the caller's promise.
+    match unsafe { run_to_end(block, length) } {
+        Err(failure) => failure,
+        Ok(index) => Failure {
+            code: 0,
+            index,
+            errno: errno::EINVAL,
+        },
+    }
+}
+
+/// Runs a block of steps that may end without an exec, and returns how many they were.
+///
+/// # Safety
+/// As [`run`].
+pub unsafe fn run_to_end(block: *mut u8, length: usize) -> Result<u16, Failure> {
     let mut at = 0;
     let mut index = 0u16;
     while at + HEAD <= length {
@@ -244,29 +263,25 @@ pub unsafe fn run(block: *mut u8, length: usize) -> Failure {
             )
         };
         if size > length - at - HEAD {
-            return Failure {
+            return Err(Failure {
                 code: code as u16,
                 index,
                 errno: errno::EINVAL,
-            };
+            });
         }
         // SAFETY: the payload lies within the block, as was just seen.
         let done = unsafe { step(code, block.add(at + HEAD), size) };
         if let Err(errno) = done {
-            return Failure {
+            return Err(Failure {
                 code: code as u16,
                 index,
                 errno,
-            };
+            });
         }
         at += HEAD + size.next_multiple_of(8);
         index += 1;
     }
-    Failure {
-        code: 0,
-        index,
-        errno: errno::EINVAL,
-    }
+    Ok(index)
 }
 
 /// # Safety
@@ -299,6 +314,7 @@ unsafe fn step(code: u32, payload: *mut u8, size: usize) -> Result<(), i32> {
             Code::Gid => raw::checked(nr::SETRESGID, number(0), number(0), number(0), 0).map(drop),
             Code::Uid => raw::checked(nr::SETRESUID, number(0), number(0), number(0), 0).map(drop),
             Code::DefaultSignals => default_signals(),
+            Code::UnblockSignals => unblock_signals(),
             Code::Wait => {
                 point::reached_in(fd::CRASH_POINTS, Point::MainWaits);
                 wait(number(0) as i32)
@@ -372,7 +388,7 @@ unsafe fn isolating_step(code: Code, payload: *mut u8, size: usize) -> Result<()
                 let length = size - content.offset_from(payload) as usize;
                 mounts::write_file(payload, core::slice::from_raw_parts(content, length))
             }
-            Code::Mask => mounts::mask(payload),
+            Code::Mask => mounts::mask(payload, after_zero(payload)),
             Code::MakeReadOnly => mounts::make_read_only(payload),
             Code::SealRoot => mounts::seal_root(),
             Code::HostName => raw::checked(nr::SETHOSTNAME, payload as usize, size, 0, 0).map(drop),
@@ -427,18 +443,22 @@ unsafe fn default_scheduling() -> Result<(), i32> {
     }
 }
 
+fn unblock_signals() -> Result<(), i32> {
+    let none = 0u64;
+    // SAFETY: the mask is readable.
+    unsafe { raw::checked(nr::RT_SIGPROCMASK, SIG_SETMASK, &raw const none as usize, 0, 8).map(drop) }
+}
+
 /// # Safety
 /// Nothing in the process may rely on a signal handler any more.
 unsafe fn default_signals() -> Result<(), i32> {
     // The kernel's struct sigaction: handler, flags, restorer, mask; zeros are the default action.
     let action = [0usize; 4];
-    let none = 0u64;
     for signal in (1..=SIGNALS).filter(|signal| *signal != SIGKILL && *signal != SIGSTOP) {
         // SAFETY: the action is readable and the old one not asked for.
         unsafe { raw::checked(nr::RT_SIGACTION, signal, action.as_ptr() as usize, 0, 8)? };
     }
-    // SAFETY: the mask is readable.
-    unsafe { raw::checked(nr::RT_SIGPROCMASK, SIG_SETMASK, &raw const none as usize, 0, 8).map(drop) }
+    unblock_signals()
 }
 
 /// The payload of [`Code::Exec`]: `argc: u32, envc: u32`, the tables of `argc + 1` and `envc + 1` pointers, the path, the

@@ -355,8 +355,8 @@ pub unsafe fn write_file(path: *const u8, content: &[u8]) -> Done {
 /// Covers what is at `path`: a folder by an empty one, a file by /dev/null of the same tree. Nothing is there: nothing is done.
 ///
 /// # Safety
-/// `path` must end in zero.
-pub unsafe fn mask(path: *const u8) -> Done {
+/// Both texts must end in zero.
+pub unsafe fn mask(path: *const u8, nothing: *const u8) -> Done {
     const FLAGS: usize = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
     let tmpfs: *const u8 = c"tmpfs".as_ptr().cast();
     let data: *const u8 = c"size=4k,nr_inodes=2,mode=755".as_ptr().cast();
@@ -368,7 +368,7 @@ pub unsafe fn mask(path: *const u8) -> Done {
                 mount(tmpfs, path, tmpfs, FLAGS, data)
             }
             Err(errno::ENOENT) => Ok(()),
-            Err(errno::ENOTDIR) => cover(c"/dev/null".as_ptr().cast(), path, 0),
+            Err(errno::ENOTDIR) => cover(nothing, path, 0),
             Err(errno) => Err(errno),
         }
     }

@@ -3,6 +3,7 @@
 mod accounts;
 mod device;
 mod error;
+mod groundwork;
 mod mode;
 mod options;
 mod overlay;
@@ -11,6 +12,7 @@ mod root;
 mod view;
 
 pub use error::{IsolationError, NoPlaceReason, PathFault};
+pub use groundwork::Groundwork;
 pub use mode::{IsolationMode, IsolationModeError};
 pub use options::{
     Account, DeviceOption, IsolationOptions, Modes, RootOption, TmpfsOption, USUAL_HOST_PATHS, propagation_of,

@@ -106,13 +106,13 @@ pub fn resolve(options: IsolationOptions, around: &Surroundings<'_>) -> Result<R
                 no_pivot: no_pivot_root,
             });
             isolation.entries = entries;
-            isolation.masked = MASKED.map(PathBuf::from).into();
-            isolation.read_only = READ_ONLY.map(PathBuf::from).into();
             isolation.entries.extend(of_the_system(namespaces.ipc, shm_bytes));
-            if !is_agents {
-                isolation.masked.extend(ALSO_MASKED.map(PathBuf::from));
+            if is_agents {
+                isolation.masked = MASKED.map(PathBuf::from).into();
+                isolation.read_only = READ_ONLY.map(PathBuf::from).into();
+            } else {
+                (isolation.masked, isolation.read_only) = of_the_kernel();
                 isolation.masked.extend(masked);
-                isolation.read_only.extend(ALSO_READ_ONLY.map(PathBuf::from));
                 let (folders, read_only) = root::own_folders(around)?;
                 isolation.entries.extend(folders);
                 isolation.read_only.extend(read_only);
@@ -188,8 +188,14 @@ fn tree_of(
     })
 }
 
+/// What of the kernel's file systems is masked, and what is read-only, in every tree but the agent's.
+pub(super) fn of_the_kernel() -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let paths = |some: &[&str], others: &[&str]| some.iter().chain(others).map(PathBuf::from).collect();
+    (paths(&MASKED, &ALSO_MASKED), paths(&READ_ONLY, &ALSO_READ_ONLY))
+}
+
 /// What every tree has that is not the host's. `/proc` is a mount of its own also where the processes are the host's.
-fn of_the_system(has_own_ipc: bool, shm_bytes: Option<u64>) -> Vec<Entry> {
+pub(super) fn of_the_system(has_own_ipc: bool, shm_bytes: Option<u64>) -> Vec<Entry> {
     let entry = |target: &str, what| Entry {
         target: target.into(),
         what,

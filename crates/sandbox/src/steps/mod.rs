@@ -124,7 +124,7 @@ pub fn explain(failure: Failure, object: &str) -> String {
         Some(Code::Groups) => "set supplementary",
         Some(Code::Gid) => "set",
         Some(Code::Uid) => "become",
-        Some(Code::DefaultSignals) => "reset signals",
+        Some(Code::DefaultSignals | Code::UnblockSignals) => "reset signals",
         Some(Code::Wait) => "wait for its cgroups",
         Some(Code::Gate) => "wait to be released",
         Some(Code::Exec) => "execute",

@@ -12,6 +12,7 @@ use holdfast_sys::spawn::Steps;
 
 use super::NamedSteps;
 use crate::host::RootMount;
+use crate::isolation::Groundwork;
 
 /// These four have the same numbers in mount(2) and, as MOUNT_ATTR_, in mount_setattr(2) (linux/mount.h).
 const MS_RDONLY: u64 = 1;
@@ -56,6 +57,9 @@ pub enum TreeError {
         /// Why not.
         source: io::Error,
     },
+    /// There is no place for it where it would not be seen otherwise as well.
+    #[error("nothing covers the place from which {} would be mounted", .0.display())]
+    NoCover(PathBuf),
     /// More than the descriptors of a process allow.
     #[error("{0} things to mount are too many")]
     TooMany(usize),
@@ -129,6 +133,8 @@ pub struct Tree<'a> {
     pub written: &'a Path,
     /// Whether pivot_root(2) can leave the host's root.
     pub host_root: RootMount,
+    /// Whether [`NamedSteps::groundwork`] was done at the anchor, in the same mount namespace.
+    pub has_groundwork: bool,
 }
 
 impl Tree<'_> {
@@ -142,6 +148,20 @@ impl Tree<'_> {
 }
 
 impl NamedSteps {
+    /// What can be done of a tree before its task is known, in the mount namespace in which [`NamedSteps::tree`] will be run.
+    pub fn groundwork(self, groundwork: &Groundwork, anchor: &Path) -> Self {
+        let Groundwork {
+            entries,
+            masked,
+            read_only,
+        } = groundwork;
+        let mut named = self.apart().memory_root(anchor);
+        for entry in entries {
+            named = named.entry(anchor, entry, false, None, &mut std::iter::empty());
+        }
+        named.covered(anchor, masked, read_only)
+    }
+
     /// Builds the tree and enters it. The process must be in a mount namespace of its own. `before_leaving` is done as late as the host's
     /// paths are still there.
     pub fn tree(
@@ -151,6 +171,7 @@ impl NamedSteps {
         before_leaving: impl FnOnce(Self) -> Self,
     ) -> Result<Self, TreeError> {
         check_namespaces(isolation)?;
+        let namespaces = isolation.namespaces;
         let named = match &isolation.hostname {
             Some(name) => self.then(name.clone(), |steps| steps.host_name(name)),
             None => self,
@@ -159,30 +180,30 @@ impl NamedSteps {
             return Ok(before_leaving(named));
         }
         let (mut named, copies) = named.copies(isolation)?;
-        named = named.then("/", |steps| steps.mount("", "/", "", MS_REC | MS_SLAVE, ""));
-        let mut place = tree.anchor;
-        if let Some(root) = &isolation.root {
-            named = named.root(root, copies.first().copied().flatten(), tree);
+        if !tree.has_groundwork {
+            named = named.apart();
+            if let Some(root) = &isolation.root {
+                named = named.root(root, copies.first().copied().flatten(), tree);
+            }
         }
         named = before_leaving(named);
+        let mut place = Some(tree.anchor);
         if let Some(root) = &isolation.root {
             named = named.enter(root, tree);
-            // Covered by proc(5) in a moment.
-            place = Path::new("/proc");
+            // Covered in a moment, by proc(5) if that is not there yet.
+            place = match tree.has_groundwork {
+                true => Groundwork::cover(isolation),
+                false => Some(Path::new("/proc")),
+            };
         }
         let (mut named, files) = named.files(isolation, place, copies.len())?;
         let mut copies = copies.into_iter().skip(1);
         let mut files = files.into_iter();
         for entry in &isolation.entries {
             let copy = copies.next().flatten();
-            named = named.entry(entry, isolation, copy, &mut files);
+            named = named.entry(Path::new("/"), entry, namespaces.cgroup, copy, &mut files);
         }
-        for path in &isolation.masked {
-            named = named.then(shown(path), |steps| steps.mask(path));
-        }
-        for path in &isolation.read_only {
-            named = named.then(shown(path), |steps| steps.make_read_only(path));
-        }
+        named = named.covered(Path::new("/"), &isolation.masked, &isolation.read_only);
         if isolation.root.as_ref().is_some_and(|root| root.read_only) {
             named = named.then("/", Steps::seal_root);
         }
@@ -245,8 +266,30 @@ impl NamedSteps {
         Ok((named, copies))
     }
 
+    /// The namespace sees what is mounted on the host later, and the host nothing of what is mounted here.
+    fn apart(self) -> Self {
+        self.then("/", |steps| steps.mount("", "/", "", MS_REC | MS_SLAVE, ""))
+    }
+
+    fn memory_root(self, anchor: &Path) -> Self {
+        self.then("an empty root", |steps| {
+            steps.mount("tmpfs", anchor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4m")
+        })
+    }
+
+    /// Masks, and what cannot be written, in the tree at `base`.
+    fn covered(self, base: &Path, masked: &[PathBuf], read_only: &[PathBuf]) -> Self {
+        let nothing = base.join("dev/null");
+        let named = masked.iter().fold(self, |named, path| {
+            named.then(shown(path), |steps| steps.mask(below(base, path), &nothing))
+        });
+        read_only.iter().fold(named, |named, path| {
+            named.then(shown(path), |steps| steps.make_read_only(below(base, path)))
+        })
+    }
+
     /// Writes the task's own files into a small tmpfs at `place`, of which only they are seen.
-    fn files(self, isolation: &Isolation, place: &Path, taken: usize) -> Result<(Self, Vec<i32>), TreeError> {
+    fn files(self, isolation: &Isolation, place: Option<&Path>, taken: usize) -> Result<(Self, Vec<i32>), TreeError> {
         let contents = isolation.entries.iter().filter_map(|entry| match &entry.what {
             What::File { content } => Some((content, &entry.target)),
             _ => None,
@@ -254,6 +297,7 @@ impl NamedSteps {
         let mut named = self;
         let mut numbers = Vec::new();
         for (index, (content, target)) in contents.enumerate() {
+            let place = place.ok_or_else(|| TreeError::NoCover(target.clone()))?;
             if index == 0 {
                 named = named
                     .then("the task's files", |steps| steps.make_place(place, true))
@@ -298,9 +342,7 @@ impl NamedSteps {
                 };
                 named.then(object, |steps| steps.mount("overlay", anchor, "overlay", 0, options))
             }
-            (RootBase::Empty | RootBase::Directory(_), None) => self.then("an empty root", |steps| {
-                steps.mount("tmpfs", anchor, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4m")
-            }),
+            (RootBase::Empty | RootBase::Directory(_), None) => self.memory_root(anchor),
         }
     }
 
@@ -312,14 +354,17 @@ impl NamedSteps {
         self.then(object, |steps| steps.enter_root(tree.anchor, tree.must_move(root)))
     }
 
+    /// An entry of a tree that is built at `base`.
     fn entry(
         self,
+        base: &Path,
         Entry { target, what }: &Entry,
-        isolation: &Isolation,
+        has_cgroups: bool,
         copy: Option<Copy<'_>>,
         files: &mut impl Iterator<Item = i32>,
     ) -> Self {
         let object = shown(target);
+        let target = &below(base, target);
         let place = |named: Self, is_folder| named.then(object.clone(), |steps| steps.make_place(target, is_folder));
         let mount = |named: Self, kind: &str, flags: u64, data: &str| {
             place(named, true).then(object.clone(), |steps| steps.mount(kind, target, kind, flags, data))
@@ -336,7 +381,7 @@ impl NamedSteps {
             What::Proc => mount(self, "proc", PLAIN, ""),
             What::Sysfs => mount(self, "sysfs", PLAIN | MS_RDONLY, ""),
             What::Mqueue => mount(self, "mqueue", PLAIN, ""),
-            What::Cgroups if !isolation.namespaces.cgroup => self,
+            What::Cgroups if !has_cgroups => self,
             What::Cgroups => self.cgroups(target),
             What::Tmpfs {
                 bytes,
@@ -431,6 +476,11 @@ fn v1_hierarchies() -> Vec<(String, String)> {
         }
     }
     hierarchies
+}
+
+/// A path of a tree where that is built.
+fn below(base: &Path, path: &Path) -> PathBuf {
+    base.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 fn devices(named: NamedSteps, dev: &Path) -> NamedSteps {
@@ -557,6 +607,7 @@ mod tests {
                 anchor: Path::new("/a"),
                 written: Path::new("/a"),
                 host_root,
+                has_groundwork: false,
             };
             tree.must_move(&Root {
                 base: RootBase::Empty,
