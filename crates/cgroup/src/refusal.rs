@@ -114,18 +114,31 @@ impl Writes {
         file: &str,
         value: impl fmt::Display,
     ) -> bool {
-        match holder(dirs, file) {
-            Some(dir) => self.write(controller, dir, file, value),
-            None => {
-                self.refuse(
+        let value = value.to_string();
+        let mut tried = PathBuf::new();
+        let written = in_holder(dirs, file, |path| {
+            path.clone_into(&mut tried);
+            interface::write(path, &value)
+        });
+        match written {
+            Some(Ok(())) => return true,
+            Some(Err(e)) => {
+                let dir = tried.parent().unwrap_or(Path::new("/"));
+                self.refusals.push(Refusal {
                     controller,
-                    Path::new(file),
                     value,
-                    "none of the task's cgroups has this file",
-                );
-                false
+                    reason: explained(controller, dir, e),
+                    file: tried,
+                });
             }
+            None => self.refuse(
+                controller,
+                Path::new(file),
+                value,
+                "none of the task's cgroups has this file",
+            ),
         }
+        false
     }
 
     /// For what is known to be impossible before it is tried.
@@ -149,15 +162,33 @@ impl Writes {
     }
 }
 
-/// That of `dirs` which has `file`. In the hierarchy that the file's controller names it is looked for first: on v1 the dirs are many.
-pub(crate) fn holder<'a>(dirs: &'a [PathBuf], file: &str) -> Option<&'a Path> {
-    let controller = file.split('.').next().unwrap_or(file);
-    let is_named = |dir: &Path| dir.iter().any(|part| part == controller);
-    let has_it = |dir: &&Path| dir.join(file).exists();
+/// `dirs` in the order in which a controller's file is looked for: on v1 they are many, and the hierarchy that has the controller's name
+/// comes first.
+fn in_order<'a>(dirs: &'a [PathBuf], file: &str) -> impl Iterator<Item = &'a Path> {
+    let controller = file.split('.').next().unwrap_or(file).to_owned();
+    let is_named = move |dir: &&Path| dir.iter().any(|part| part == controller.as_str());
     let all = || dirs.iter().map(PathBuf::as_path);
-    (all().filter(|dir| is_named(dir)))
-        .find(has_it)
-        .or_else(|| all().filter(|dir| !is_named(dir)).find(has_it))
+    let is_other = {
+        let is_named = is_named.clone();
+        move |dir: &&Path| !is_named(dir)
+    };
+    all().filter(is_named).chain(all().filter(is_other))
+}
+
+/// That of `dirs` which has `file`.
+pub(crate) fn holder<'a>(dirs: &'a [PathBuf], file: &str) -> Option<&'a Path> {
+    in_order(dirs, file).find(|dir| dir.join(file).exists())
+}
+
+/// What `access` makes of `file` in that of `dirs` which has it. `None`: none has.
+pub(crate) fn in_holder<T>(
+    dirs: &[PathBuf],
+    file: &str,
+    mut access: impl FnMut(&Path) -> io::Result<T>,
+) -> Option<io::Result<T>> {
+    in_order(dirs, file)
+        .map(|dir| access(&dir.join(file)))
+        .find(|done| !matches!(done, Err(e) if e.kind() == io::ErrorKind::NotFound))
 }
 
 /// What the kernel's short answers mean for a limit.

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use holdfast_init::protocol::{self, SENT, fd};
-use holdfast_record::{Isolation, Namespaces};
+use holdfast_record::{Isolation, Namespaces, ProcessIdentity};
 use holdfast_sandbox::isolation::Groundwork;
 use holdfast_sandbox::steps::{NamedSteps, clone_flags, explain};
 use holdfast_sys::file::{duplicate_above, in_memory};
@@ -137,27 +137,38 @@ impl<'a> Sent<'a> {
     }
 }
 
+/// An init, and a socket to it.
+#[derive(Debug)]
+pub struct Init {
+    /// The process.
+    pub pidfd: PidFd,
+    /// Which it is.
+    pub identity: ProcessIdentity,
+    /// It waits to be told on the other end, and says there what became of it.
+    pub socket: OwnedFd,
+}
+
 /// An init that waits to be told. Killed when dropped.
 #[derive(Debug)]
 struct Waiting {
     birth: Birth,
-    /// With the socket on which it waits; `None` once it is told.
-    init: Option<(PidFd, OwnedFd)>,
+    /// `None` once it is told.
+    init: Option<Init>,
 }
 
 impl Waiting {
     /// Nothing may fail after it has heard: another one would be told in its place.
-    fn be_told(mut self, descriptors: &[BorrowedFd<'_>]) -> Result<(PidFd, OwnedFd), NotTold> {
-        let (init, socket) = self.init.take().expect("it is told once");
-        match send_with_descriptors(&socket, &[0], descriptors) {
-            Ok(()) => Ok((init, socket)),
+    fn be_told(mut self, descriptors: &[BorrowedFd<'_>]) -> Result<Init, NotTold> {
+        let init = self.init.take().expect("it is told once");
+        match send_with_descriptors(&init.socket, &[0], descriptors) {
+            Ok(()) => Ok(init),
             Err(e) => {
                 let last_word = match e.raw_os_error() {
                     // Its end is closed, so that this does not wait.
-                    Some(libc::EPIPE | libc::ECONNRESET) => hear(&socket).ok().flatten(),
+                    Some(libc::EPIPE | libc::ECONNRESET) => hear(&init.socket).ok().flatten(),
                     _ => None,
                 };
-                self.init = Some((init, socket));
+                self.init = Some(init);
                 Err(match last_word {
                     Some(Heard::Failed(failure)) => NotTold::Failed(failure),
                     _ => NotTold::Gone(e),
@@ -200,8 +211,8 @@ pub fn hear(socket: impl AsFd) -> Result<Option<Heard>, LaunchError> {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some((init, _)) = &self.init {
-            let _ = init.send_signal(libc::SIGKILL);
+        if let Some(Init { pidfd, .. }) = &self.init {
+            let _ = pidfd.send_signal(libc::SIGKILL);
         }
     }
 }
@@ -245,8 +256,8 @@ impl Births {
         self.program.parent().unwrap_or(Path::new("/"))
     }
 
-    /// An init with this birth, which is told what to run; with a socket on which it tells of the main process.
-    pub fn tell(&mut self, birth: &Birth, sent: Sent<'_>) -> Result<(PidFd, OwnedFd), LaunchError> {
+    /// An init with this birth, which is told what to run.
+    pub fn tell(&mut self, birth: &Birth, sent: Sent<'_>) -> Result<Init, LaunchError> {
         let descriptors = sent.in_order();
         let waiting = self.waiting.take().filter(|waiting| waiting.birth == *birth);
         let told = match waiting.map(|waiting| waiting.be_told(&descriptors)) {
@@ -308,10 +319,20 @@ impl Births {
             ..spawn::Birthplace::default()
         };
         match spawn::spawn_and_wait(&mut steps, birthplace) {
-            Ok((_, pidfd)) => Ok(Waiting {
-                birth,
-                init: Some((pidfd, socket)),
-            }),
+            Ok((_, pidfd)) => {
+                let identity = preparing("identifying the init", ProcessIdentity::of(&pidfd));
+                if identity.is_err() {
+                    let _ = pidfd.send_signal(libc::SIGKILL);
+                }
+                Ok(Waiting {
+                    birth,
+                    init: Some(Init {
+                        identity: identity?,
+                        pidfd,
+                        socket,
+                    }),
+                })
+            }
             Err(SpawnError::Clone(source)) => Err(LaunchError::Prepare {
                 what: "cloning the init".into(),
                 source,

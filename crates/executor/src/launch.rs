@@ -14,7 +14,7 @@ use holdfast_cgroup::{Counters, Scope, ScopeError, Watch};
 use holdfast_init::exit::{self, Kind};
 use holdfast_init::protocol::{Event, fd};
 use holdfast_record::{
-    DeviceRule, Isolation, OutputRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir,
+    DeviceRule, Isolation, OutputRecord, ProcessIdentity, Record, RecordError, Root, RootBase, SupervisionDir, What,
     milliseconds, names, now_ms,
 };
 use holdfast_sandbox::host::RootMount;
@@ -29,7 +29,7 @@ use holdfast_sys::spawn::{Code, Failure, Steps};
 use holdfast_wire::executor_v1;
 use tokio::io::Interest;
 
-use crate::birth::{self, Births, Heard, Sent, in_block};
+use crate::birth::{self, Births, Heard, Init, Sent, in_block};
 use crate::log;
 use crate::output::Sink;
 use crate::pump::{Pump, Stream};
@@ -194,13 +194,11 @@ pub async fn launch(
     launched
 }
 
-/// Makes the task's cgroups, and rules for its devices before anybody is in there who could meet rules that are half written.
 fn make_cgroups(task: &mut Task, scope: Option<&Scope>) -> Result<(), LaunchError> {
     if let Some(scope) = scope {
         scope.make()?;
         task.plan.placement.scope_inode = scope.inode();
         point::reached(Point::CgroupsMade);
-        restrict_devices(scope, task.plan.isolation.devices.as_deref())?;
     }
     Ok(())
 }
@@ -218,6 +216,7 @@ async fn clone_and_release(
     if is_unified {
         // The main process is cloned into them.
         make_cgroups(&mut task, scope.as_ref())?;
+        restrict_devices(scope.as_ref(), &task)?;
     }
     let mut warnings = task::reach(&mut task.plan);
     let owner = task
@@ -277,29 +276,46 @@ async fn clone_and_release(
         stderr_spool: stderr.spool.as_fd(),
         cgroup: unified.as_ref().map(AsFd::as_fd),
     };
-    let (init, report) = births.tell(&birth, sent)?;
+    let Init {
+        pidfd: init,
+        identity: init_identity,
+        socket: report,
+    } = births.tell(&birth, sent)?;
     let mut unreleased = Unreleased {
         init: Some(init),
         main: None,
     };
     drop((gate, exit, plan));
     point::reached(Point::InitCloned);
-    // First, as the scheduler may let the init run here alone.
+    if !is_unified {
+        // While the main process is cloned, and takes together what it is to see. It joins them itself: a write of another's number takes a
+        // lock that waits for every CPU.
+        make_cgroups(&mut task, scope.as_ref())?;
+    }
     let (pid, main) = cloned(report, dir, &steps, |failure| births.failed(&birth, failure)).await?;
     unreleased.main = Some(preparing("duplicating a pidfd", main.try_clone())?);
     let init = unreleased.init.as_ref().expect("it was put there above");
     let events = preparing("watching the init", Registered::new(events, Interest::READABLE))?;
     point::reached(Point::MainCloned);
+    let mut restricted = Ok(());
     if !is_unified {
-        // While the main process takes together what it is to see. It joins them itself: a write of another's number takes a lock that
-        // waits for every CPU.
-        make_cgroups(&mut task, scope.as_ref())?;
+        // Rules that are half written must not be met by who makes device nodes; nobody else meets any before the gate.
+        let makes_nodes = isolation
+            .entries
+            .iter()
+            .any(|entry| matches!(entry.what, What::Dev | What::Node { .. }));
+        if makes_nodes {
+            restricted = restrict_devices(scope.as_ref(), &task);
+        }
         if has_to_join && let Err(e) = open_gate(&release) {
             return Err(early_end(e, &events, init, &main, dir, &steps).await);
         }
+        if !makes_nodes {
+            restricted = restrict_devices(scope.as_ref(), &task);
+        }
     }
     // While the main process builds its tree. It waits behind the gate, so that nothing is counted of it yet, and no limit comes late.
-    let limited = apply_limits(scope.as_ref(), &task.limits, task.strict_limits);
+    let limited = restricted.and_then(|()| apply_limits(scope.as_ref(), &task.limits, task.strict_limits));
     point::reached(Point::LimitsSet);
     let collected = collect([(stdout, &task.plan.stdout), (stderr, &task.plan.stderr)]);
     let (watch, counted) = scope.as_ref().and_then(watch).unzip();
@@ -321,7 +337,7 @@ async fn clone_and_release(
             return Err(e);
         }
     };
-    let (record, env) = match record_and_release(dir, task, (pid, &main), init, baseline, &release) {
+    let (record, env) = match record_and_release(dir, task, (pid, &main), init_identity, baseline, &release) {
         Ok(recorded) => recorded,
         Err(e) => return Err(early_end(e, &events, init, &main, dir, &steps).await),
     };
@@ -365,11 +381,10 @@ fn record_and_release(
     dir: &SupervisionDir,
     task: Task,
     (pid, main): (i32, &PidFd),
-    init: &PidFd,
+    init: ProcessIdentity,
     baseline: Counters,
     release: &OwnedFd,
 ) -> Result<(Record, Vec<String>), LaunchError> {
-    let identify = |what: &str, pidfd: &PidFd| preparing(format!("identifying {what}"), ProcessIdentity::of(pidfd));
     // Counted from the release, which comes next.
     let deadline = task
         .plan
@@ -384,8 +399,11 @@ fn record_and_release(
         boot_id: preparing("reading the boot id", holdfast_record::boot_id())?,
         started_at_ms: now_ms(),
         executor: preparing("identifying the executor", ProcessIdentity::of_self())?,
-        init: identify("the init", init)?,
-        main: identify(&format!("the main process, pid {pid}"), main)?,
+        init,
+        main: preparing(
+            format!("identifying the main process, pid {pid}"),
+            ProcessIdentity::of(main),
+        )?,
         committed: false,
         plan: task.plan,
         oom_baseline: baseline.oom_kills.unwrap_or(0),
@@ -483,8 +501,9 @@ fn apply_limits(
     Ok(refusals)
 }
 
-fn restrict_devices(scope: &Scope, rules: Option<&[DeviceRule]>) -> Result<(), LaunchError> {
-    let done = match rules {
+fn restrict_devices(scope: Option<&Scope>, task: &Task) -> Result<(), LaunchError> {
+    let Some(scope) = scope else { return Ok(()) };
+    let done = match task.plan.isolation.devices.as_deref() {
         // Of an earlier start of the task; a foreign scope has none of ours.
         None => holdfast_cgroup::unrestrict_devices(scope),
         Some(rules) => {

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use holdfast_sys::file::open_beneath;
 use holdfast_sys::point::{self, Point};
-use rustix::fs::{AtFlags, statat, unlinkat};
+use rustix::fs::{AtFlags, RawDir, SeekFrom, statat, unlinkat};
 
 use crate::beneath::{self, FileIdentity};
 use crate::spool::{Spool, Window};
@@ -250,10 +251,12 @@ fn file_name(prefix: &str, number: u64) -> String {
 fn numbers(directory: &OwnedFd, prefix: &str) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     // The folder by descriptor, whatever became of its path.
-    for entry in fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
-        let name = entry?.file_name();
-        let number = name
-            .to_str()
+    rustix::fs::seek(directory, SeekFrom::Start(0))?;
+    let mut space = [MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(directory, &mut space);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let number = (entry.file_name().to_str().ok())
             .and_then(|name| name.strip_prefix(prefix)?.strip_prefix('.'))
             .and_then(|text| text.parse().ok().filter(|number: &u64| number.to_string() == text));
         numbers.extend(number.filter(|number| *number <= LAST));

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use holdfast_record::SupervisionDir;
+use holdfast_cgroup::Version;
+use holdfast_record::{ProcessIdentity, SupervisionDir, boot_id};
+use holdfast_sandbox::steps::v1_hierarchies;
 use holdfast_sys::point::{self, Point};
 use holdfast_sys::{process, readiness};
 use holdfast_wire::executor_v1::executor_server::ExecutorServer;
@@ -100,6 +102,15 @@ fn enter(directories: &[PathBuf]) -> io::Result<()> {
     }
 }
 
+/// What is asked for in each launch and stays as it is, while there is nothing else to do.
+fn look_around() {
+    let _ = ProcessIdentity::of_self();
+    let _ = boot_id();
+    if holdfast_cgroup::version() == Some(Version::V1) {
+        let _ = v1_hierarchies();
+    }
+}
+
 async fn supervise(arguments: Arguments) -> Result<()> {
     let children = Children::reap().context("watching children")?;
     // While there is one thread. The init is born there, and the main process leaves it for its own.
@@ -124,6 +135,9 @@ async fn supervise(arguments: Arguments) -> Result<()> {
         && init_binary::is_laid_out(state_dir)
     {
         births.expect(birth);
+    }
+    if calling.is_some() {
+        look_around();
     }
     point::reached(Point::ExecutorBegun);
     // Its launcher may have no use for it: the task cannot be started.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::CpuQuota;
 use crate::interface::{self, keyed, number};
-use crate::refusal::{Controller, Writes, holder};
+use crate::refusal::{Controller, Writes, in_holder};
 
 const QUOTA: &str = "cpu.cfs_quota_us";
 const PERIOD: &str = "cpu.cfs_period_us";
@@ -34,7 +34,7 @@ pub(crate) fn apply_bandwidth(
     burst_us: Option<u64>,
     writes: &mut Writes,
 ) {
-    let now = |file| holder(dirs, file).and_then(|dir| number(&interface::read(&dir.join(file)).ok()?));
+    let now = |file| number(&in_holder(dirs, file, interface::read)?.ok()?);
     let mut steps = Vec::new();
     if let Some(quota) = quota {
         steps.push((QUOTA, quota.to_us().to_string()));

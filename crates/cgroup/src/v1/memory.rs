@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::MemoryMax;
 use crate::interface::{self, keyed, number};
-use crate::refusal::{Controller, Writes, holder};
+use crate::refusal::{Controller, Writes, in_holder};
 
 const MEMORY: &str = "memory.limit_in_bytes";
 const MEMSW: &str = "memory.memsw.limit_in_bytes";
@@ -36,8 +36,7 @@ pub(crate) fn stat(content: &str) -> Stat {
 
 pub(crate) fn oom_kills(dirs: &[PathBuf]) -> Option<u64> {
     // The count is there since 4.13.
-    let dir = holder(dirs, OOM_CONTROL)?;
-    keyed(&interface::read(&dir.join(OOM_CONTROL)).ok()?, "oom_kill")
+    keyed(&in_holder(dirs, OOM_CONTROL, interface::read)?.ok()?, "oom_kill")
 }
 
 /// What v1 has nothing for. What asks for no limit is fulfilled by having none.
@@ -86,9 +85,7 @@ pub(crate) fn apply_hard(
         // The agent's driver keeps tasks with a limit from swapping unasked: a preference, so that kernels that lack it are not
         // worth a complaint. A change of a living task's limit leaves alone what was said at its start.
         None if max.is_some() && swap.is_none() && before.memory == Bound::Unlimited => {
-            if let Some(dir) = holder(dirs, SWAPPINESS) {
-                let _ = interface::write(&dir.join(SWAPPINESS), "0");
-            }
+            let _ = in_holder(dirs, SWAPPINESS, |path| interface::write(path, "0"));
         }
         None => {}
     }
@@ -138,7 +135,7 @@ struct Bounds {
 impl Bounds {
     fn read(dirs: &[PathBuf]) -> Bounds {
         let read = |file| {
-            let content = interface::read(&holder(dirs, file)?.join(file)).ok()?;
+            let content = in_holder(dirs, file, interface::read)?.ok()?;
             number(&content).map(Bound::of)
         };
         Bounds {

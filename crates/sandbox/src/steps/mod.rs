@@ -9,7 +9,7 @@ use holdfast_record::{Attributes, CredentialsRecord, IoPriority, PlanRecord, Rli
 use holdfast_sys::spawn::{Code, Failure, Steps};
 
 pub use confinement::ConfinementError;
-pub use tree::{Tree, TreeError, clone_flags, joined_flags};
+pub use tree::{Tree, TreeError, clone_flags, joined_flags, v1_hierarchies};
 
 /// Steps with what each works on, for the message when one fails.
 #[derive(Debug, Default)]

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use holdfast_cgroup::Version;
 use holdfast_record::{Entry, Isolation, MountFlags, Namespaces, Propagation, Root, RootBase, What};
@@ -449,7 +450,7 @@ impl NamedSteps {
                     )
                 });
                 for (name, controllers) in v1_hierarchies() {
-                    let path = target.join(&name);
+                    let path = target.join(name);
                     named = place(named, &path).then(shown(&path), |steps| {
                         steps.mount("cgroup", &path, "cgroup", FLAGS, controllers)
                     });
@@ -460,8 +461,14 @@ impl NamedSteps {
     }
 }
 
-/// Folder and controllers of the hierarchies that matter to a task; those that are mounted together have one folder.
-fn v1_hierarchies() -> Vec<(String, String)> {
+/// Folder and controllers of the hierarchies that matter to a task; those that are mounted together have one folder. They are looked for
+/// once: a hierarchy that is in use stays.
+pub fn v1_hierarchies() -> &'static [(String, String)] {
+    static FOUND: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    FOUND.get_or_init(find_v1_hierarchies)
+}
+
+fn find_v1_hierarchies() -> Vec<(String, String)> {
     let root = Path::new(holdfast_cgroup::ROOT);
     let mut hierarchies: Vec<(String, String)> = Vec::new();
     for name in V1_HIERARCHIES {
