@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_executor::client::{self, Peer};
+use holdfast_executor::link::Link;
 use holdfast_record::SupervisionDir;
 use holdfast_wire::executor_v1::AttendRequest;
 use holdfast_wire::executor_v1::executor_client::ExecutorClient;
 use tokio::sync::{Semaphore, watch};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::driver::Driver;
@@ -45,7 +45,7 @@ impl Attention {
     }
 
     /// Tells an executor what holds, and again if that changed meanwhile.
-    pub async fn tell(&self, executor: &mut ExecutorClient<Channel>) -> Result<(), Status> {
+    pub async fn tell(&self, executor: &mut ExecutorClient<Link>) -> Result<(), Status> {
         loop {
             let attends = self.is_given();
             let told = tokio::time::timeout(ANSWER_BOUND, executor.attend(AttendRequest { attends })).await;

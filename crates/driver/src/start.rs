@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_executor::birth::Birth;
 use holdfast_executor::client::{self, Fresh, Launcher, Unasked, Unconnected};
+use holdfast_executor::link::Link;
 use holdfast_record::{
     BootId, Extra, HANDLE_VERSION, HandleState, Intent, ProcessIdentity, Record, RecordError, Status, StopRecord,
     SupervisionDir, UnnamedDir, names,
@@ -378,7 +379,7 @@ fn was_undone(dir: &SupervisionDir) -> bool {
 struct Launched {
     identities: Identities,
     warnings: Vec<String>,
-    executor: executor_v1::executor_client::ExecutorClient<tonic::transport::Channel>,
+    executor: executor_v1::executor_client::ExecutorClient<Link>,
 }
 
 impl Launched {

@@ -14,12 +14,11 @@ use holdfast_sys::spawn::{Code, SpawnError, Steps};
 use holdfast_sys::{file, socket, spawn};
 use holdfast_wire::executor_v1::executor_client::ExecutorClient;
 use holdfast_wire::executor_v1::{IdentifyRequest, IdentifyResponse, LaunchRequest, TaskSpec};
-use hyper_util::rt::TokioIo;
 use tokio::io::Interest;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
+use tonic::codegen::http::Uri;
 
 use crate::birth::Birth;
+use crate::link::Link;
 use crate::protocol::{self, Versions};
 use crate::server::BIND_AGAIN;
 
@@ -65,7 +64,7 @@ pub struct Fresh {
     /// Who it is. That of a short task may be gone when it has answered.
     pub identity: ProcessIdentity,
     /// The connection; closed when dropped.
-    pub executor: ExecutorClient<Channel>,
+    pub executor: ExecutorClient<Link>,
 }
 
 /// An executor that was cloned just now. It leaves when this is dropped.
@@ -84,15 +83,15 @@ impl Unconnected {
             let identity = ProcessIdentity::of(&pidfd)?;
             ours.set_nonblocking(true)?;
             let ours = tokio::net::UnixStream::from_std(ours)?;
-            Ok((identity, channel(ours).await.map_err(io::Error::other)?))
+            Ok((identity, client(ours).await.map_err(io::Error::other)?))
         };
         match connected.await {
-            Ok((identity, channel)) => {
+            Ok((identity, executor)) => {
                 point::reached(Point::ExecutorConnected);
                 Ok(Unasked(Fresh {
                     pidfd,
                     identity,
-                    executor: ExecutorClient::new(channel),
+                    executor,
                 }))
             }
             Err(e) => {
@@ -129,7 +128,7 @@ pub struct Peer {
     /// What it answered.
     pub identity: IdentifyResponse,
     /// The connection; closed when dropped.
-    pub executor: ExecutorClient<Channel>,
+    pub executor: ExecutorClient<Link>,
 }
 
 /// Why no executor was started.
@@ -429,7 +428,7 @@ pub async fn connect_socket(path: &Path) -> Result<Peer, ConnectError> {
     })
 }
 
-async fn identify(executor: &mut ExecutorClient<Channel>, path: &Path) -> Result<IdentifyResponse, ConnectError> {
+async fn identify(executor: &mut ExecutorClient<Link>, path: &Path) -> Result<IdentifyResponse, ConnectError> {
     let failed = |reason: String| ConnectError::Identify {
         path: path.to_owned(),
         reason,
@@ -469,7 +468,7 @@ pub fn ask_to_bind_again(dir: &SupervisionDir) -> bool {
     living_executor(dir).is_some_and(|executor| executor.send_signal(BIND_AGAIN).is_ok())
 }
 
-async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorClient<Channel>), ConnectError> {
+async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorClient<Link>), ConnectError> {
     let unreachable = |source| ConnectError::Unreachable {
         path: path.to_owned(),
         source,
@@ -492,20 +491,15 @@ async fn connect_path(address: &Path, path: &Path) -> Result<(PidFd, ExecutorCli
         // Before Linux 6.5.
         Err(_) => PidFd::open(credentials.pid).map_err(unreachable)?,
     };
-    let channel = channel(stream).await.map_err(|e| ConnectError::Identify {
+    let executor = client(stream).await.map_err(|e| ConnectError::Identify {
         path: path.to_owned(),
         reason: e.to_string(),
     })?;
-    Ok((pidfd, ExecutorClient::new(channel)))
+    Ok((pidfd, executor))
 }
 
-/// Over one connection, which is not made again.
-async fn channel(stream: tokio::net::UnixStream) -> Result<Channel, tonic::transport::Error> {
-    let mut once = Some(TokioIo::new(stream));
-    Endpoint::from_static("http://executor")
-        .connect_with_connector(service_fn(move |_| {
-            let stream = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
-            async move { stream }
-        }))
-        .await
+/// Says nothing yet.
+async fn client(stream: tokio::net::UnixStream) -> Result<ExecutorClient<Link>, hyper::Error> {
+    let link = Link::over(stream).await?;
+    Ok(ExecutorClient::with_origin(link, Uri::from_static("http://executor")))
 }

@@ -14,6 +14,7 @@ pub mod drain;
 pub mod foreground;
 pub mod init_binary;
 pub mod launch;
+pub mod link;
 pub mod log;
 pub mod nomad;
 pub mod output;
