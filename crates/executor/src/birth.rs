@@ -1,6 +1,7 @@
 //! The init, from its clone until it is told what to run.
 //!
-//! It may be cloned before its task is known: it then waits on a socket, holds nothing of the task's, and leaves when the executor does.
+//! It may be cloned before its task is known: it then waits on a socket, holds nothing of the task's, and leaves when the executor does. What
+//! many tasks have in common of their trees it has built by then.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -198,7 +199,11 @@ pub enum Heard {
 /// `None`: it has ended without a word.
 pub fn hear(socket: impl AsFd) -> Result<Option<Heard>, LaunchError> {
     let mut message = [0; protocol::FAILED_SIZE];
-    let received = preparing("hearing from the init", receive_with_descriptor(socket, &mut message))?;
+    let received = match receive_with_descriptor(socket, &mut message) {
+        // It was told, and killed before it took that (unix(7)).
+        Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
+        received => preparing("hearing from the init", received)?,
+    };
     let [a, b, c, d, ..] = message;
     Ok(match received {
         (protocol::CLONED_SIZE, Some(pidfd)) => {
@@ -356,4 +361,64 @@ pub fn in_block(named: &NamedSteps) -> Result<OwnedFd, LaunchError> {
         Ok(file.into())
     };
     preparing("preparing the steps", write())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Namespaces = Namespaces {
+        mount: true,
+        pid: true,
+        ipc: true,
+        uts: true,
+        cgroup: true,
+        user: None,
+    };
+
+    #[test]
+    fn a_birth_is_the_same_after_it_was_an_argument() {
+        let network = Some("/run/netns/a:b".to_owned());
+        for birth in [
+            Birth::default(),
+            Birth::of(OWN, None),
+            Birth::of(OWN, network.as_ref()),
+            Birth::of(OWN, network.as_ref()).with_groundwork(),
+        ] {
+            assert_eq!(Birth::from_argument(OsStr::new(&birth.to_argument())), Some(birth));
+        }
+        assert_eq!(
+            Birth::from_argument(OsStr::new("1:/run/netns/a")),
+            None,
+            "another version's"
+        );
+        assert!(
+            !Birth::default().with_groundwork().has_groundwork(),
+            "there is nowhere to build it"
+        );
+    }
+
+    #[test]
+    fn an_init_that_could_not_begin_says_which_step_failed_on_what() {
+        let births = Births::new("/nowhere/holdfast-init".into());
+        let birth = Birth::of(OWN, None).with_groundwork();
+        let (socket, its_own) = message_pair().unwrap();
+        let failure = Failure {
+            code: Code::Mount as u16,
+            index: 2,
+            errno: libc::ENOSPC,
+        };
+        holdfast_sys::readiness::write(&its_own, &failure.to_bytes()).unwrap();
+        drop(its_own);
+        let Some(Heard::Failed(heard)) = hear(&socket).unwrap() else {
+            panic!("nothing was heard")
+        };
+        let error = births.failed(&birth, heard);
+        assert_eq!(
+            error.to_string(),
+            "mount an empty root: No space left on device (os error 28)"
+        );
+        assert!(error.is_retryable());
+        assert!(hear(&socket).unwrap().is_none(), "it is gone");
+    }
 }

@@ -65,7 +65,7 @@ points! {
     ExitPrefilled = "executor.exit-prefilled",
     /// Executor: the init is there and told what to run; it has not been heard of. On v1 there are no cgroups to run it in.
     InitCloned = "executor.init-cloned",
-    /// Executor: the main process is cloned and comes to the gate; nothing is recorded.
+    /// Executor: the main process is cloned and comes to the gate; nothing is recorded. On v1 its cgroups are made.
     MainCloned = "executor.main-cloned",
     /// Executor: the task's own cgroups are made; neither rules for devices nor limits are set. On v2 this comes before all else.
     CgroupsMade = "executor.cgroups-made",

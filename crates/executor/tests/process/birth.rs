@@ -3,23 +3,27 @@
 use holdfast_executor::birth::Birth;
 use holdfast_executor::client::{self, Fresh, Launcher};
 use holdfast_executor::init_binary;
-use holdfast_record::{Isolation, Namespaces};
+use holdfast_record::{Isolation, Namespaces, What};
 use holdfast_wire::executor_v1::{CommitRequest, IdentifyRequest, LaunchResponse, TaskSpec};
 
 use crate::host::{Host, Task, binary, ended, eventually, gone, is_root, signal};
-use crate::isolation::{holdfast_view, isolated};
+use crate::isolation::{Mounts, entry, holdfast_view, isolated, usual};
 
 /// An executor for a task, and its init that waits.
-struct Expecting {
+pub struct Expecting {
     executor: Fresh,
     init: i32,
 }
 
 impl Expecting {
     async fn of(host: &Host, task: &Task, namespaces: Namespaces) -> Expecting {
+        Expecting::born(host, task, Birth::of(namespaces, None)).await
+    }
+
+    pub async fn born(host: &Host, task: &Task, birth: Birth) -> Expecting {
         init_binary::lay_out(&host.state_dir()).unwrap();
         let begun = Launcher::new(binary().into())
-            .begin(task.dir.path(), &[], Some(Birth::of(namespaces, None)))
+            .begin(task.dir.path(), &[], Some(birth))
             .unwrap();
         let executor = begun.connect().await.unwrap().goes_on();
         let init = tokio::task::spawn_blocking(move || {
@@ -36,11 +40,23 @@ impl Expecting {
         Expecting { executor, init }
     }
 
-    async fn launch(&mut self, spec: TaskSpec) -> LaunchResponse {
+    /// The task that becomes of it.
+    pub async fn launch(&mut self, spec: TaskSpec) -> LaunchResponse {
         let asked = self.executor.executor.launch(client::launch_request(spec)).await;
         let launched = asked.unwrap().into_inner();
-        self.executor.executor.commit(CommitRequest {}).await.unwrap();
+        // One that is over by now was launched all the same.
+        let _ = self.executor.executor.commit(CommitRequest {}).await;
         launched
+    }
+
+    /// Whether it has used the init that waited.
+    pub fn has_used_it(&self, launched: &LaunchResponse) -> bool {
+        init_of(launched) == self.init
+    }
+
+    /// Returns when the executor has left.
+    pub fn ended(&self) {
+        ended(&self.executor.pidfd);
     }
 }
 
@@ -89,6 +105,58 @@ async fn an_isolated_tasks_init_may_wait_too_and_one_that_was_born_otherwise_is_
         signal(launched.main.unwrap().pid, libc::SIGKILL);
         ended(&expecting.executor.pidfd);
     }
+    host.remove_scopes();
+    host.nothing_left();
+}
+
+#[tokio::test]
+async fn a_tree_that_an_init_has_begun_with_is_the_one_that_the_main_process_would_have_built() {
+    if !is_root() {
+        return;
+    }
+    let mut host = Host::new();
+    let mounts = Mounts::of(host.path());
+    // Neither which mount it is, nor what of the host it shows, which are each task's own.
+    let script = "while read -r number above device root point options rest; do echo \"$point $options $rest\"; done \
+                  < /proc/self/mountinfo | sort; ls -lR /dev /proc/sys/kernel/pty; cat /etc/hosts; echo that is all";
+    let mut seen = Vec::new();
+    for is_begun in [true, false] {
+        let task = host.task("main");
+        let mut isolation = usual(holdfast_view(&task));
+        let content = "192.0.2.1 nowhere\n".to_owned();
+        isolation.entries.push(entry("/etc/hosts", What::File { content }));
+        let birth = Birth::of(isolation.namespaces, None);
+        let birth = if is_begun { birth.with_groundwork() } else { birth };
+        let mut expecting = Expecting::born(&host, &task, birth).await;
+        let spec = host.scoped(isolated(task.shell(script), &isolation));
+        let launched = expecting.launch(spec).await;
+        assert!(expecting.has_used_it(&launched));
+        task.says("that is all\n");
+        expecting.ended();
+        seen.push(task.stdout());
+    }
+    let lines = |text: &str| -> Vec<String> {
+        let is_dated = |line: &str| line.contains(':') && line.starts_with(['d', 'c', 'l', '-']);
+        let undated = |line: &str| match is_dated(line) {
+            // ls: mode, links, owner, group, size or device, three of the time, name.
+            true => line
+                .split_whitespace()
+                .take(5)
+                .chain(line.split_whitespace().skip(8))
+                .collect::<Vec<_>>()
+                .join(" "),
+            false => line.to_owned(),
+        };
+        // What the files are taken from lies below something that covers it: not the same in both.
+        let is_hidden = |line: &&str| line.contains("size=4096k") && !line.starts_with("/ ");
+        text.lines().filter(|line| !is_hidden(line)).map(undated).collect()
+    };
+    for (begun, whole) in lines(&seen[0]).iter().zip(lines(&seen[1])) {
+        assert_eq!(*begun, whole);
+    }
+    assert_eq!(lines(&seen[0]).len(), lines(&seen[1]).len());
+    assert!(seen[0].contains("192.0.2.1 nowhere"), "{}", seen[0]);
+    mounts.are_unchanged(host.path());
     host.remove_scopes();
     host.nothing_left();
 }

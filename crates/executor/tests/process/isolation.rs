@@ -9,6 +9,7 @@ use holdfast_record::{
     CapabilitySets, Confinement, DeviceRule, Entry, Isolation, MountFlags, Namespaces, Propagation, Root, RootBase,
     SeccompProfile, What,
 };
+use holdfast_sandbox::isolation::Groundwork;
 use holdfast_wire::executor_v1::{Credentials, TaskSpec};
 
 use crate::host::Task;
@@ -222,6 +223,21 @@ pub fn isolated(spec: TaskSpec, isolation: &Isolation) -> TaskSpec {
         isolation: serde_json::to_vec(isolation).unwrap(),
         ..spec
     }
+}
+
+/// The same with the kernel's folders as tasks usually have them, so that an init can begin with the tree.
+pub fn usual(mut isolation: Isolation) -> Isolation {
+    let Groundwork {
+        entries,
+        masked,
+        read_only,
+    } = Groundwork::usual(isolation.namespaces.ipc);
+    let is_there = |target: &Path| entries.iter().any(|usual| usual.target == target);
+    isolation.entries.retain(|entry| !is_there(&entry.target));
+    isolation.entries.splice(0..0, entries);
+    isolation.masked = masked;
+    isolation.read_only = read_only;
+    isolation
 }
 
 pub fn as_nobody(spec: TaskSpec) -> TaskSpec {

@@ -7,14 +7,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 
+use holdfast_executor::birth::Birth;
 use holdfast_record::{Confinement, Isolation};
 use holdfast_sys::attempt;
 use holdfast_wire::executor_v1::TaskSpec;
 
+use crate::birth::Expecting;
 use crate::escape::{self, Column, PROGRAM, SETUID_PROGRAM, Told, arguments, environment, surprises};
 use crate::host::{Host, StartMode, Task, eventually, is_root, kill, left, wait};
 use crate::isolation::{
-    Mounts, as_nobody, bind, chroot_folder, chroot_of, entry, foreign_namespaces, holdfast_view, isolated,
+    Mounts, as_nobody, bind, chroot_folder, chroot_of, entry, foreign_namespaces, holdfast_view, isolated, usual,
 };
 use crate::isolation_moved::moved;
 
@@ -57,6 +59,8 @@ enum Entering {
     Usual,
     /// The root is moved over the host's.
     Moved,
+    /// An init has begun with it before the task was known.
+    Begun,
 }
 
 /// Makes every attempt in a task; what came to something else than expected.
@@ -114,8 +118,10 @@ fn attempted(column: Column, entering: Entering) -> Vec<String> {
                 PROGRAM
             }
         };
-        if matches!(entering, Entering::Moved) {
-            isolation = moved(isolation);
+        match entering {
+            Entering::Usual => {}
+            Entering::Moved => isolation = moved(isolation),
+            Entering::Begun => isolation = usual(isolation),
         }
         let mut spec = TaskSpec {
             args: arguments(ENTRANCE),
@@ -127,9 +133,17 @@ fn attempted(column: Column, entering: Entering) -> Vec<String> {
             spec = as_nobody(spec);
         }
         let spec = host.scoped(spec);
-        let (mut peer, _) = host.running_spec(&task, spec).await;
-        wait(&task, &mut peer).await;
-        left(peer);
+        if matches!(entering, Entering::Begun) {
+            let birth = Birth::of(isolation.namespaces, None).with_groundwork();
+            let mut expecting = Expecting::born(&host, &task, birth).await;
+            let launched = expecting.launch(spec).await;
+            assert!(expecting.has_used_it(&launched));
+            expecting.ended();
+        } else {
+            let (mut peer, _) = host.running_spec(&task, spec).await;
+            wait(&task, &mut peer).await;
+            left(peer);
+        }
         mounts.are_unchanged(host.path());
         surprises(&task.stdout(), column)
     })
@@ -167,6 +181,12 @@ fn root_gets_out_of_the_holdfast_profile_no_more_than_nobody() {
 #[test]
 fn root_gets_out_of_a_root_that_was_moved_no_more_than_out_of_one_that_was_exchanged() {
     nothing_unexpected_after(Column::HoldfastRoot, Entering::Moved);
+}
+
+#[test]
+fn neither_gets_out_of_a_tree_that_was_begun_before_the_task_was_known() {
+    nothing_unexpected_after(Column::Holdfast, Entering::Begun);
+    nothing_unexpected_after(Column::HoldfastRoot, Entering::Begun);
 }
 
 #[test]

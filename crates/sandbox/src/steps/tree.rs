@@ -156,7 +156,8 @@ impl NamedSteps {
             masked,
             read_only,
         } = groundwork;
-        let mut named = self.apart().memory_root(anchor);
+        // What it is made of has the modes that it is to have.
+        let mut named = self.then("", |steps| steps.umask(0)).apart().memory_root(anchor);
         for entry in entries {
             named = named.entry(anchor, entry, false, None, &mut std::iter::empty());
         }
