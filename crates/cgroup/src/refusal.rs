@@ -93,17 +93,8 @@ impl Writes {
     /// Writes to `file` in `dir`. False: it was refused.
     pub(crate) fn write(&mut self, controller: Controller, dir: &Path, file: &str, value: impl fmt::Display) -> bool {
         let value = value.to_string();
-        let path = dir.join(file);
-        let Err(error) = interface::write(&path, &value) else {
-            return true;
-        };
-        self.refusals.push(Refusal {
-            controller,
-            value,
-            reason: explained(controller, dir, error),
-            file: path,
-        });
-        false
+        let written = interface::write(&dir.join(file), &value);
+        self.note(controller, dir, file, value, written)
     }
 
     /// Writes to `file` in that of `dirs` which has it. False: it was refused.
@@ -115,29 +106,25 @@ impl Writes {
         value: impl fmt::Display,
     ) -> bool {
         let value = value.to_string();
-        let mut tried = PathBuf::new();
-        let written = in_holder(dirs, file, |path| {
-            path.clone_into(&mut tried);
-            interface::write(path, &value)
-        });
-        match written {
-            Some(Ok(())) => return true,
-            Some(Err(e)) => {
-                let dir = tried.parent().unwrap_or(Path::new("/"));
-                self.refusals.push(Refusal {
-                    controller,
-                    value,
-                    reason: explained(controller, dir, e),
-                    file: tried,
-                });
+        for dir in in_order(dirs, file) {
+            match interface::write(&dir.join(file), &value) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                written => return self.note(controller, dir, file, value, written),
             }
-            None => self.refuse(
-                controller,
-                Path::new(file),
-                value,
-                "none of the task's cgroups has this file",
-            ),
         }
+        let reason = "none of the task's cgroups has this file";
+        self.refuse(controller, Path::new(file), value, reason);
+        false
+    }
+
+    fn note(&mut self, controller: Controller, dir: &Path, file: &str, value: String, written: io::Result<()>) -> bool {
+        let Err(error) = written else { return true };
+        self.refusals.push(Refusal {
+            controller,
+            value,
+            reason: explained(controller, dir, error),
+            file: dir.join(file),
+        });
         false
     }
 
@@ -164,20 +151,16 @@ impl Writes {
 
 /// `dirs` in the order in which a controller's file is looked for: on v1 they are many, and the hierarchy that has the controller's name
 /// comes first.
-fn in_order<'a>(dirs: &'a [PathBuf], file: &str) -> impl Iterator<Item = &'a Path> {
-    let controller = file.split('.').next().unwrap_or(file).to_owned();
-    let is_named = move |dir: &&Path| dir.iter().any(|part| part == controller.as_str());
-    let all = || dirs.iter().map(PathBuf::as_path);
-    let is_other = {
-        let is_named = is_named.clone();
-        move |dir: &&Path| !is_named(dir)
-    };
-    all().filter(is_named).chain(all().filter(is_other))
+fn in_order<'a>(dirs: &'a [PathBuf], file: &str) -> Vec<&'a Path> {
+    let controller = file.split('.').next().unwrap_or(file);
+    let mut dirs: Vec<&Path> = dirs.iter().map(PathBuf::as_path).collect();
+    dirs.sort_by_key(|dir| !dir.iter().any(|part| part == controller));
+    dirs
 }
 
 /// That of `dirs` which has `file`.
 pub(crate) fn holder<'a>(dirs: &'a [PathBuf], file: &str) -> Option<&'a Path> {
-    in_order(dirs, file).find(|dir| dir.join(file).exists())
+    in_order(dirs, file).into_iter().find(|dir| dir.join(file).exists())
 }
 
 /// What `access` makes of `file` in that of `dirs` which has it. `None`: none has.
@@ -187,6 +170,7 @@ pub(crate) fn in_holder<T>(
     mut access: impl FnMut(&Path) -> io::Result<T>,
 ) -> Option<io::Result<T>> {
     in_order(dirs, file)
+        .into_iter()
         .map(|dir| access(&dir.join(file)))
         .find(|done| !matches!(done, Err(e) if e.kind() == io::ErrorKind::NotFound))
 }

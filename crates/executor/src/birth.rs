@@ -367,23 +367,22 @@ pub fn in_block(named: &NamedSteps) -> Result<OwnedFd, LaunchError> {
 mod tests {
     use super::*;
 
-    const OWN: Namespaces = Namespaces {
-        mount: true,
-        pid: true,
-        ipc: true,
-        uts: true,
-        cgroup: true,
-        user: None,
-    };
+    fn own() -> Namespaces {
+        Namespaces {
+            mount: true,
+            ipc: true,
+            ..Namespaces::default()
+        }
+    }
 
     #[test]
     fn a_birth_is_the_same_after_it_was_an_argument() {
         let network = Some("/run/netns/a:b".to_owned());
         for birth in [
             Birth::default(),
-            Birth::of(OWN, None),
-            Birth::of(OWN, network.as_ref()),
-            Birth::of(OWN, network.as_ref()).with_groundwork(),
+            Birth::of(own(), None),
+            Birth::of(own(), network.as_ref()),
+            Birth::of(own(), network.as_ref()).with_groundwork(),
         ] {
             assert_eq!(Birth::from_argument(OsStr::new(&birth.to_argument())), Some(birth));
         }
@@ -401,7 +400,7 @@ mod tests {
     #[test]
     fn an_init_that_could_not_begin_says_which_step_failed_on_what() {
         let births = Births::new("/nowhere/holdfast-init".into());
-        let birth = Birth::of(OWN, None).with_groundwork();
+        let birth = Birth::of(own(), None).with_groundwork();
         let (socket, its_own) = message_pair().unwrap();
         let failure = Failure {
             code: Code::Mount as u16,

@@ -137,15 +137,15 @@ async fn a_tree_that_an_init_has_begun_with_is_the_one_that_the_main_process_wou
     }
     let lines = |text: &str| -> Vec<String> {
         let is_dated = |line: &str| line.contains(':') && line.starts_with(['d', 'c', 'l', '-']);
-        let undated = |line: &str| match is_dated(line) {
-            // ls: mode, links, owner, group, size or device, three of the time, name.
-            true => line
-                .split_whitespace()
-                .take(5)
-                .chain(line.split_whitespace().skip(8))
-                .collect::<Vec<_>>()
-                .join(" "),
-            false => line.to_owned(),
+        let undated = |line: &str| {
+            let mut fields: Vec<&str> = line.split_whitespace().collect();
+            // ls: .. month, day, time, name; two numbers and not one before them where it is a device.
+            if let Some(time) = fields.iter().position(|field| field.contains(':'))
+                && is_dated(line)
+            {
+                fields.drain(time - 2..=time);
+            }
+            fields.join(" ")
         };
         // What the files are taken from lies below something that covers it: not the same in both.
         let is_hidden = |line: &&str| line.contains("size=4096k") && !line.starts_with("/ ");

@@ -54,11 +54,25 @@ impl Groundwork {
         if !others().all(is_free) {
             return None;
         }
+        let Isolation {
+            namespaces,
+            hostname,
+            root,
+            entries: _,
+            masked,
+            read_only,
+            devices,
+            confinement,
+        } = isolation;
         let rest = Isolation {
+            namespaces: *namespaces,
+            hostname: hostname.clone(),
+            root: root.clone(),
             entries: others().map(|(_, entry)| entry.clone()).collect(),
-            masked: without(&isolation.masked, &self.masked),
-            read_only: without(&isolation.read_only, &self.read_only),
-            ..isolation.clone()
+            masked: without(masked, &self.masked),
+            read_only: without(read_only, &self.read_only),
+            devices: devices.clone(),
+            confinement: confinement.clone(),
         };
         let has_files = rest.entries.iter().any(|entry| matches!(entry.what, What::File { .. }));
         (!has_files || Groundwork::cover(&rest).is_some()).then_some(rest)
